@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from conftest import free_port
 
 from steelyard import run
+from steelyard.cli.verbs.upkeep.refreshing import _lines, _status_lines
 from steelyard.data import suppress
-from steelyard.errors import CheckFailed, Stopped, WrongUse
+from steelyard.errors import CheckFailed, Lacking, Stopped, WrongUse
 from steelyard.recipe import load
 from steelyard.run.record.feedback import standing_in_ratings, weighed_here
 from steelyard.run.record.rated import (
@@ -28,6 +30,7 @@ from steelyard.run.record.rated import (
     write_rated,
 )
 from steelyard.run.record.workdir import Workdir, opened
+from steelyard.run.rolling import against
 from steelyard.run.rolling import refresh as refreshing
 from steelyard.run.rolling.against import check_gain
 from steelyard.serving import find
@@ -225,9 +228,54 @@ def test_what_became_of_a_candidate_that_answers_copies(quiet, monkeypatch, come
     assert quiet.refresh()["state"] == "canary", "one at a time"
     service.fingerprint = "new" if comes_to == "promoted" else "old"
     candidate = candidate if comes_to == "canary" else None
-    last = run.refreshed(load(quiet.path))["last"]
+    stands = run.refreshed(load(quiet.path))
+    last = stands["last"]
+    assert _status_lines(stands) == _lines(last), "what it has come to, once"
     assert last["state"] == comes_to and ("canary" in last.get("why", "")) == (comes_to == "refused")
     assert len(read_rated(quiet.place, ACCEPTED)) == (30 if comes_to == "promoted" else 0)
+
+
+def test_an_ability_without_answers_is_not_passed_over(monkeypatch):
+    def scored(url, rows, **_):
+        return SimpleNamespace(rows=[
+            SimpleNamespace(ability=a, value=1.0, error="busy" if a == "rare" else None) for a in rows
+        ])  # fmt: skip
+
+    monkeypatch.setattr(against, "score", scored)
+    with pytest.raises(Lacking, match="2 of 2 rows of rare"):
+        against.compared(("a", None), ("b", None), ["echo"] * 98 + ["rare"] * 2)
+    assert list(against.compared(("a", None), ("b", None), ["echo"] * 98)) == ["echo"]
+
+
+def test_what_serves_and_is_not_there_is_not_passed_over(quiet, monkeypatch):
+    recipe = load(quiet.path, ["serve.keys=keys.json"])
+    place = opened(recipe, None)
+    with against.standing_url(place, recipe) as standing:
+        assert standing is None, "nothing was published yet"
+    monkeypatch.setattr(against, "find", lambda _: SimpleNamespace(fingerprint="of another"))
+    with pytest.raises(Lacking, match="beside the new one"), against.standing_url(place, recipe):
+        pytest.fail("it was published without a comparison")
+
+
+def test_the_rated_prompts_that_are_asked_are_those_that_serve_as_yet_unlearnt(quiet, monkeypatch):
+    asked: list[str] = []
+    ratings = [bad(p, "hi", "r") for p in prompts("ABCDEF", 5, 50)]
+    quiet.lines("ratings/a.jsonl", ratings)
+    recipe = load(quiet.path)
+    rows = [asdict(row) for row in weighed_here(recipe, quiet.place).rows]
+    (quiet.place.folder).mkdir(parents=True)
+    write_rated(quiet.place, ACCEPTED, rows[:25])
+
+    def up(*_, before, **__):
+        before(None)
+        raise CheckFailed("gate.failed", "no")
+
+    monkeypatch.setattr(refreshing, "up", up)
+    monkeypatch.setattr(
+        refreshing, "against_standing", lambda _, rated: asked.extend(row["hash"] for row in rated) or {}
+    )
+    assert quiet.refresh()["state"] == "refused"
+    assert asked == [row["hash"] for row in rows[25:]]
 
 
 def test_a_refresh_that_gains_nothing_is_refused():

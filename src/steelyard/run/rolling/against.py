@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -106,29 +107,35 @@ def compared(old: At, new: At, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
         for a, b in zip(before.rows, after.rows, strict=True)
         if a.error is None and b.error is None
     ]
-    if len(pairs) < (1 - MOST_FAILED) * len(rows):
-        errors = [row.error for row in (*before.rows, *after.rows) if row.error]
-        raise Lacking(
-            "refresh.not_compared",
-            f"{len(rows) - len(pairs)} of {len(rows)} rows had no answer of both models",
-            where=Where(field="refresh"), why=errors[0],
-            hint="is the service overloaded? steelyard refresh goes on from here",
-        )  # fmt: skip
-    abilities = dict.fromkeys(ability for ability, _, _ in pairs)
+    asked, answered = (Counter(one.ability for one in before.rows), Counter(name for name, _, _ in pairs))
+    for ability, count in asked.items():
+        if answered[ability] < (1 - MOST_FAILED) * count:
+            errors = [
+                row.error for row in (*before.rows, *after.rows) if row.error and row.ability == ability
+            ]
+            raise not_compared(
+                f"{count - answered[ability]} of {count} rows of {ability} had no answer of both models",
+                errors[0], "is the service overloaded? steelyard refresh goes on from here",
+            )  # fmt: skip
     return {
         ability: difference(
             [old for name, old, _ in pairs if name == ability],
             [new for name, _, new in pairs if name == ability],
             CONFIDENCE,
         )
-        for ability in abilities
+        for ability in asked
     }
+
+
+def not_compared(text: str, why: str, hint: str) -> Lacking:
+    return Lacking("refresh.not_compared", text, where=Where(field="refresh"), why=why, hint=hint)
 
 
 def rated_prompts(
     old: At, new: At, rated: Sequence[Mapping[str, Any]], own: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """How the rated prompts are answered, before and after: what the refresh was for.
+    """How those rated prompts are answered, before and after, that what serves has not learnt: what the
+    refresh was for.
 
     Texts are compared by likeness (chrF): a long answer is hardly ever the same to the letter.
     """
@@ -205,10 +212,16 @@ def standing_url(place: Workdir, recipe: Recipe) -> Iterator[Standing | None]:
         yield Standing(service.url, api_key(recipe), service.fingerprint)
         return
     hash = service.fingerprint if service else stack[-1].hash if stack else None
+    if hash is None and service is None:
+        yield None  # nothing was published yet
+        return
     last = next((one for one in reversed(stack) if one.hash == hash), None)
     if last is None or not (place.store.folder / last.folder).is_dir():
-        yield None
-        return
+        raise not_compared(
+            "the model that serves cannot be started beside the new one",
+            f"{place.store.folder} does not have it",
+            "steelyard up RECIPE publishes one that it has; then refresh again",
+        )
     check_room(last)
     artefact = place.store.open(place.store.folder / last.folder)
     key = secrets.token_urlsafe(24)

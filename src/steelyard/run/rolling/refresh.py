@@ -85,7 +85,8 @@ def tried_out(
     compared: dict[str, Any] = {}
 
     def before(run: Run) -> None:
-        compared.update(against_standing(run, rows))
+        learnt = {row["hash"] for row in read_rated(place, ACCEPTED)}
+        compared.update(against_standing(run, [row for row in rows if row["hash"] not in learnt]))
         check_no_loss(compared)
         check_gain(compared)
 
@@ -158,8 +159,9 @@ def settle(place: Workdir) -> dict[str, Any]:
         last = last | {"state": "refused", "why": f"its canary has ended: {ended(place)}"}
     else:
         return state
-    write(place, STATE, state | {"last": last})
-    return state | {"last": last}
+    state = state | {"last": last, "looked": last}
+    write(place, STATE, state)
+    return state
 
 
 def ended(place: Workdir) -> str:
