@@ -226,6 +226,18 @@ def test_equal_prompts_never_straddle_and_the_choice_follows_from_content(tmp_pa
     assert asked(one.test) == asked(two.test)
 
 
+def test_a_made_row_that_asks_what_is_held_out_neither_judges_nor_teaches(tmp_path):
+    """Who rates answers would else have his own word held against the model."""
+    own = [pair(f"question number {n}?", f"answer {n}") for n in range(20)]
+    made = [row | {"completion": "wrong", "made": True} for row in own]
+    sources = [write(tmp_path / "a.jsonl", own), write(tmp_path / "b.jsonl", made)]
+    got = run(tmp_path, sources, clean={"test_share": 0.1})
+    assert got.test and not any(row.get("made") for row in got.test)
+    held = {row["messages"][0]["content"] for row in got.test}
+    assert not held & {row["messages"][0]["content"] for row in got.train}
+    assert got.account["by_reason"] == {"contamination": len(held)} and got.account["made"] == 20 - len(held)
+
+
 def test_an_evaluation_file_is_the_test_and_stays_out_of_training(tmp_path):
     write(
         tmp_path / "eval.jsonl",

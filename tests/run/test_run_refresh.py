@@ -253,7 +253,7 @@ def test_what_serves_and_is_not_there_is_not_passed_over(quiet, monkeypatch):
     with against.standing_url(place, recipe) as standing:
         assert standing is None, "nothing was published yet"
     monkeypatch.setattr(against, "find", lambda _: SimpleNamespace(fingerprint="of another"))
-    with pytest.raises(Lacking, match="beside the new one"), against.standing_url(place, recipe):
+    with pytest.raises(Lacking, match="not there to be compared"), against.standing_url(place, recipe):
         pytest.fail("it was published without a comparison")
 
 

@@ -113,9 +113,11 @@ def compared(old: At, new: At, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
             errors = [
                 row.error for row in (*before.rows, *after.rows) if row.error and row.ability == ability
             ]
-            raise not_compared(
+            raise Lacking(
+                "refresh.not_compared",
                 f"{count - answered[ability]} of {count} rows of {ability} had no answer of both models",
-                errors[0], "is the service overloaded? steelyard refresh goes on from here",
+                where=Where(field="refresh"), why=errors[0],
+                hint="is the service overloaded? steelyard refresh goes on from here",
             )  # fmt: skip
     return {
         ability: difference(
@@ -125,10 +127,6 @@ def compared(old: At, new: At, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
         )
         for ability in asked
     }
-
-
-def not_compared(text: str, why: str, hint: str) -> Lacking:
-    return Lacking("refresh.not_compared", text, where=Where(field="refresh"), why=why, hint=hint)
 
 
 def rated_prompts(
@@ -217,11 +215,11 @@ def standing_url(place: Workdir, recipe: Recipe) -> Iterator[Standing | None]:
         return
     last = next((one for one in reversed(stack) if one.hash == hash), None)
     if last is None or not (place.store.folder / last.folder).is_dir():
-        raise not_compared(
-            "the model that serves cannot be started beside the new one",
-            f"{place.store.folder} does not have it",
-            "steelyard up RECIPE publishes one that it has; then refresh again",
-        )
+        raise Lacking(
+            "refresh.not_there", "the model that serves is not there to be compared with the new one",
+            where=Where(str(place.store.folder)),
+            hint="steelyard up RECIPE publishes one that is; then run the same command again",
+        )  # fmt: skip
     check_room(last)
     artefact = place.store.open(place.store.folder / last.folder)
     key = secrets.token_urlsafe(24)
