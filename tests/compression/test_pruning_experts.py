@@ -9,12 +9,14 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from steelyard.artefact import Inputs, Store, Watch, adopt
 from steelyard.compression import prune
+from steelyard.compression.experts.counts import Counts, chosen, weight_lost
 from steelyard.errors import Stopped, WrongUse
 from steelyard.model import Tokenizer, trl_missing
 from steelyard.model.transformers_backend import child
@@ -195,3 +197,13 @@ def test_it_stops_where_asked(mixture, data, tmp_path):
 
     with pytest.raises(Stopped):
         pruned(mixture("mixtral"), data, tmp_path, Asked(), experts=5)
+
+
+def test_nothing_lost_is_nothing_to_the_bit():
+    """The sums of a third of such layers differed in their last bit, and `exact` was false."""
+    draw = np.random.default_rng(0)
+    weight = draw.random((50, 64))
+    weight[:, draw.permutation(64)[:20]] = 0
+    counts = Counts(tuple(range(50)), weight, weight, np.zeros((50, 0, 0)), 1, 1)
+    assert not weight_lost(counts, chosen(counts, 44)).any()
+    assert (weight_lost(counts, chosen(counts, 43)) > 0).all()

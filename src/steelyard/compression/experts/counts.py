@@ -61,8 +61,9 @@ def chosen(counts: Counts, count: int) -> np.ndarray:
 
 def weight_lost(counts: Counts, kept: np.ndarray) -> np.ndarray:
     """[L]: of the weights that the routers gave, the share that those experts had which go."""
-    stays = np.take_along_axis(counts.weight, kept, 1).sum(1)
-    return np.maximum(0.0, 1 - stays / np.maximum(counts.weight.sum(1), 1e-300))
+    gone = counts.weight.copy()
+    np.put_along_axis(gone, kept, 0.0, 1)
+    return gone.sum(1) / np.maximum(counts.weight.sum(1), 1e-300)  # 0 where nothing is lost, to the bit
 
 
 def scales(counts: Counts, kept: np.ndarray) -> np.ndarray:
