@@ -6,25 +6,34 @@ marked trl and skipped without.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray_pair import FIRST, SECOND, two_nodes
 from test_driving import WORKER, Jobs, wait
 
+from steelyard.artefact import Watch
 from steelyard.cluster import read_jobs_file, run_jobs
-from steelyard.cluster.driving import driver, keeper
+from steelyard.cluster.driving import driver, keeper, workers
+from steelyard.cluster.driving.attempt import process_state
+from steelyard.cluster.driving.far import attempt as attempts
 from steelyard.cluster.driving.far import place as far
+from steelyard.cluster.driving.far import there
 from steelyard.cluster.driving.far.attempt import GONE_S, FarAttempt, owner_of
 from steelyard.cluster.driving.heard import Heard
-from steelyard.errors import Lacking, Problem, WrongUse
+from steelyard.errors import Lacking, Problem, Stopped, WrongUse
 from steelyard.model import trl_package
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux has them")
@@ -44,6 +53,17 @@ class FarJobs(Jobs):
         thread = threading.Thread(target=drive)
         thread.start()
         return thread
+
+
+def living(pid: int) -> bool:
+    return process_state(pid) not in ("", "Z", "X")
+
+
+def until(said: Callable[[], bool]) -> bool:
+    end_s = time.monotonic() + 20
+    while not said() and time.monotonic() < end_s:
+        time.sleep(0.02)
+    return said()
 
 
 def on(*nodes: str) -> str:
@@ -119,6 +139,98 @@ def test_where_the_cluster_is_lost_the_next_driver_takes_the_workers_over(played
     assert owners == [f"{pid} begins\n" for pid in pids]  # never two, nothing lost
 
 
+def test_a_driver_that_stops_hears_from_the_node_that_a_worker_has_ended(
+    played_ray, tmp_path, monkeypatch
+) -> None:
+    """One that heeds no request is killed there with its keeper, which can note nothing more."""
+    monkeypatch.setattr(attempts, "GONE_S", 1e9)
+    monkeypatch.setattr(driver, "SAVE_S", 0.1)
+    monkeypatch.setattr(workers, "KILL_AFTER_S", 0.1)
+    played_ray()
+    (tmp_path / "deaf.py").write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('{\"step\": 1}', file=open(os.environ['STEELYARD_REPORT'], 'a'), flush=True)\n"
+        "time.sleep(99)\n"
+    )
+    jobs = FarJobs(tmp_path, f"{on(*NODES)}jobs: [{{name: a, command: [{sys.executable}, deaf.py]}}]")
+    driving = jobs.begin()
+    jobs.worker("a")
+    jobs.watch.stop = True
+    wait(driving)
+    assert isinstance(jobs.problem, Stopped) and jobs.replays()
+
+
+@dataclass
+class PlayedLink:
+    """Keeps what is asked."""
+
+    alive: frozenset[str] = frozenset(NODES)
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def ask(self, address, name, words, then, lost) -> None:
+        self.asked.append((name, words, then, lost))
+
+
+def two_played(folder: Path) -> far.OnRay:
+    file = folder / "jobs.yaml"
+    file.write_text(f"{on(*NODES)}jobs: [{{name: a, command: [x]}}]")
+    link = PlayedLink()
+    nodes = [far.FarNode(address, link, [device]) for device, address in enumerate(NODES)]
+    by_address = dict(zip(NODES, nodes, strict=True))
+    return far.OnRay(read_jobs_file(file), folder, link, Watch(), by_address, nodes)
+
+
+def test_a_beginning_that_is_lost_late_takes_nothing_from_the_next_attempt(tmp_path) -> None:
+    """Its node was frozen, the job was taken and begun elsewhere; then the node is lost."""
+    place = two_played(tmp_path)
+    for seq in (1, 2):
+        folder = tmp_path / "attempts" / "a" / f"{seq}-1"
+        place.begin("a", seq, 1, {"folder": folder, "lock": folder}, ("x",), (seq - 1,), {})
+    (_, _, _, lost), (_, _, _, second_lost) = place.link.asked
+    lost("lost", "the node has gone")
+    assert owner_of(tmp_path / "attempts" / "a") == "2-1"
+    second_lost("lost", "the node has gone")
+    assert owner_of(tmp_path / "attempts" / "a") == ""
+
+
+def test_a_node_whose_folder_is_mounted_later_is_asked_again(tmp_path) -> None:
+    place = two_played(tmp_path)
+    node = place.of[0]
+    node.sees, node.asked_s = "there is no folder", time.monotonic() - far.SIGNAL_S - 1
+    place._ask_all()
+    name, _, then, _ = place.link.asked[0]
+    then("")
+    assert name == "sees" and node.sees == ""
+
+
+def test_the_difference_of_two_clocks_follows_their_drift(tmp_path) -> None:
+    node = two_played(tmp_path).of[0]
+    nothing = {"attempts": {}, "probes": {}}
+    node._looked(nothing | {"mono": time.monotonic() - 100.0})
+    node._looked(nothing | {"mono": time.monotonic() - 101.0})
+    assert node.ahead_s == pytest.approx(100.0, abs=0.1)  # that answer was late
+    node.moved_s -= 86_400
+    node._looked(nothing | {"mono": time.monotonic() - 130.0})
+    assert node.ahead_s == pytest.approx(130.0, abs=0.1)
+
+
+def test_a_file_system_without_locks_is_no_shared_one(tmp_path, monkeypatch) -> None:
+    word, lock = tmp_path / "word", tmp_path / "lock"
+    word.write_text("w")
+    lock.touch()
+    assert "does not show" in there.sees(str(word), "w", str(lock), [])
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert there.sees(str(word), "w", str(lock), []) == ""
+
+    def none(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(there.fcntl, "flock", none)
+    assert "No locks available" in there.sees(str(word), "w", str(lock), [])
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [("devices: 2", "devices"), (f"{on(*NODES)}serving: {{devices: 1}}", "serving")],
@@ -154,7 +266,9 @@ def test_other_nodes_and_a_folder_that_is_not_shared_are_refused(played_ray, tmp
 # ------------------------------------------------------------------ the keeper, by its owner's file
 
 
-def kept(folder: Path, owns: str, *then: str, unread_s: float = 20.0) -> int:
+def kept(
+    folder: Path, owns: str, *then: str, unread_s: float = 20.0, command: Sequence[str] = ("sleep", "30")
+) -> int:
     """The exit code that a keeper notes, where the owner's file says so first, and then other things."""
     own = folder / "owner.json"
     (folder / "1-1").mkdir(exist_ok=True)
@@ -162,7 +276,7 @@ def kept(folder: Path, owns: str, *then: str, unread_s: float = 20.0) -> int:
     own.write_text(owns)
     order = {
         "lock": str(folder / "lock"), "lease": str(folder / "lease.json"), "owner": str(own), "epoch": 1,
-        "cwd": str(folder), "command": ["sleep", "30"],
+        "cwd": str(folder), "command": list(command),
     }  # fmt: skip
     (folder / "1-1" / "order.json").write_text(json.dumps(order))
     code = f"import keeper, sys; keeper.POLL_S, keeper.UNREAD_S = 0.05, {unread_s}; keeper.main(sys.argv[1])"
@@ -185,6 +299,23 @@ def test_a_keeper_ends_with_its_ownership_and_where_nobody_can_read_of_it(tmp_pa
         folder.mkdir()
         assert kept(folder, ours, then) == code
     assert kept(tmp_path, ours, "", unread_s=0.3) == keeper.FENCED
+
+
+def test_what_a_worker_has_started_ends_though_the_folder_hangs(tmp_path) -> None:
+    """Nothing can be noted there then, and the lock is another machine's soon."""
+    (tmp_path / "1-1").mkdir()
+    os.mkfifo(
+        tmp_path / "1-1" / "exit.json.new"
+    )  # opened for writing it hangs, as a server that is gone does
+    begun = tmp_path / "begun"
+    command = ["sh", "-c", f"sleep 60 & echo $! > {begun}; wait"]
+    with ThreadPoolExecutor(1) as keeping:
+        code = keeping.submit(kept, tmp_path, '{"attempt": "1-1"}', '{"attempt": ""}', command=command)
+        assert until(lambda: begun.exists() and begun.read_text() != "")
+        assert until(lambda: not living(int(begun.read_text())))
+        (tmp_path / "1-1" / "exit.json.new").read_text()  # now it goes on
+        with pytest.raises(FileNotFoundError):  # a pipe keeps nothing
+            code.result()
 
 
 def test_a_report_is_read_by_the_clock_of_its_machine() -> None:

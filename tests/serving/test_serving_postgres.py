@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from contextlib import closing, suppress
 
 import orjson
@@ -169,6 +170,145 @@ def test_the_database_dies_and_comes_back(place, database):
     assert account.used_tokens == other.account("team-a").used_tokens == 80
     ring.close()
     other.close()
+
+
+class Away:
+    """A place that lets everybody wait, and then fails."""
+
+    exact, ahead_s, place = True, 0.0, "nowhere"
+
+    def used(self, make=True):
+        return {}
+
+    def settle(self, claims):
+        time.sleep(0.4)
+        raise OSError(0, "timed out")
+
+    def close(self):
+        pass
+
+
+def test_while_the_database_lets_wait_only_the_first_requests_do(tmp_path):
+    """A machine that lost its power refuses nothing: it does not answer at all."""
+    file = tmp_path / "keys.json"
+    new_key(file, "team-a")
+    limited(file, requests_per_minute=1000)
+    ring = KeyRing(None, file, shared=Away())
+
+    async def late():
+        """Seconds for a request while another waits, for one after that, for the end."""
+        first = asyncio.create_task(asked(ring, 1))
+        await asyncio.sleep(0.1)
+        begun = time.monotonic()
+        assert await asked(ring, 1) == 1
+        beside = time.monotonic() - begun
+        assert await first == 1
+        await asyncio.sleep(0.45)
+        begun = time.monotonic()
+        assert await asked(ring, 3) == 3
+        after = time.monotonic() - begun
+        begun = time.monotonic()
+        await ring.share_last()
+        ring.close()
+        return beside, after, time.monotonic() - begun
+
+    beside, after, end = asyncio.run(late())
+    assert (beside < 0.7, after < 0.3, end < 0.75) == (True, True, True), (beside, after, end)
+
+
+def test_an_id_that_is_given_out_again_while_its_old_key_asks(tmp_path):
+    """Two accounts of one id in one exchange."""
+    file = tmp_path / "keys.json"
+    new_key(file, "team-a")
+    limited(file, requests_per_minute=10)
+    asked_of = []
+
+    class Counting(Away):
+        def settle(self, claims):
+            asked_of.append([claim.whose for claim in claims])
+            return {claim.whose: settled(None, claim, 0.0)[1] for claim in claims}
+
+    ring = KeyRing(None, file, shared=Counting())
+
+    async def both():
+        old = ring.account("team-a")
+        limited(file, owner="key-" + "0" * 32)
+        ring._load()
+        asking = [ring.take_request(old), ring.take_request(old), ring.take_request(ring.account("team-a"))]
+        await asyncio.gather(*asking)
+
+    asyncio.run(both())
+    assert len(set(asked_of[0])) == 2
+    assert ring.account("team-a").requests.level == pytest.approx(9, abs=0.1)
+
+
+def answering(words):
+    """The port of a server that answers so to the first words of whoever comes."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        with closing(listening), closing(listening.accept()[0]) as near:
+            near.recv(4096)
+            near.sendall(words)
+            near.recv(4096)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return listening.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "error"),
+    [
+        (b"R\0\0\0\x06\0\0", "", OSError),  # cut short: the client library has an error of its own for that
+        (b"R\0\0\0\x08\0\0\0\x03", "", Lacking),  # a password is asked for, and there is none
+        (b"N", "?sslmode=verify-full", Lacking),  # no TLS
+    ],
+)
+def test_what_a_server_answers_is_away_or_a_refusal(words, more, error, tmp_path, monkeypatch):
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(error):
+        PostgresAccounts(read_address(f"postgresql://a@127.0.0.1:{answering(words)}/x{more}")).used()
+
+
+def test_a_user_without_a_name_is_told_to_give_one(monkeypatch):
+    monkeypatch.setattr("getpass.getuser", lambda: {}["uid"])
+    with pytest.raises(WrongUse, match="names no user"):
+        read_address("postgresql://localhost/x")
+
+
+@needs_postgres
+def test_a_transaction_that_a_copy_never_had_does_not_count(place):
+    """After a restore: its number is in the future there, for good."""
+    shared = PostgresAccounts(read_address(place[0]))
+    shared._unheard = "99999999999"
+    assert shared.heard_of() is False and shared.settle([claim(taken=1)])
+    shared.close()
+
+
+@needs_postgres
+def test_two_services_that_begin_at_once_make_schema_and_rows_in_turn(place):
+    services = [PostgresAccounts(read_address(place[0])) for _ in range(2)]
+    meet, failed = threading.Barrier(2), []
+
+    def make(shared, order):
+        try:
+            for turn in range(25):
+                known = [claim(taken=1, key_id=f"{turn}-{n}") for n in (1, 2, 3)][::order]
+                meet.wait(20)
+                shared.settle(known)
+        except OSError as e:
+            failed.append(e)
+            meet.abort()
+
+    threads = [threading.Thread(target=make, args=pair) for pair in zip(services, (1, -1), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    for shared in services:
+        shared.close()
 
 
 class Cutting(threading.Thread):

@@ -244,6 +244,7 @@ class Driver:
         for job in list(self.workers.living):
             self.workers.end(job, self.journal.now_s, SAVE_S)
         while self.workers.living:
+            self._hear_devices()  # of a node it comes who has ended
             for event in self.workers.look(self.journal.now_s):
                 self._tell(event)
             time.sleep(LOOK_S)

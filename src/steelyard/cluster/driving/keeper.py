@@ -57,8 +57,9 @@ def main(order_file: str) -> None:
     durably(f"{folder}/worker.json", {"pid": worker.pid})
     code = watched(worker, owner) if owner else worker.wait()
     if owner and owner.lost:
+        end_others()  # before anything is written: where the folder hangs, that may take for ever
         ended(folder, FENCED, 0, owner.lost)
-        os.killpg(0, signal.SIGKILL)  # what else the worker has started
+        os.killpg(0, signal.SIGKILL)
     ended(folder, code if code >= 0 else 128 - code, max(0, oom_kills() - before))
 
 
@@ -99,6 +100,26 @@ def watched(worker: subprocess.Popen[bytes], owner: Owner) -> int:
             told = True
             worker.send_signal(signal.SIGCONT)
             worker.terminate()
+
+
+def end_others() -> None:
+    """What else the worker has started, until no more of it comes; what a disk holds up ends with that."""
+    own, ended = os.getpid(), set[int]()
+    while others := {pid for pid in living() if pid != own and group_of(pid) == own} - ended:
+        for pid in others:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        ended |= others
+
+
+def living() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def group_of(pid: int) -> int:
+    with suppress(OSError):
+        return os.getpgid(pid)
+    return 0
 
 
 def clock_s() -> float:

@@ -233,9 +233,15 @@ class KeyRing:
         if self._sharing is not None:
             await self._sharing.share()
 
+    async def share_last(self) -> None:
+        """Before `close`: at most one failure of the place is waited for."""
+        if self._sharing is not None:
+            await self._sharing.share_last()
+
     def close(self) -> None:
         if self._sharing is not None:
-            self._sharing.save(self._limited())
+            if self._sharing.fault is None:
+                self._sharing.save(self._limited())
             self._sharing.close()
 
 

@@ -118,11 +118,11 @@ def adopted(older: dict[str, Any] | None, host: str, port: int) -> socket.socket
     if older is None or not older.get("control"):
         return None
     with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as asking:
+        wanted = {found[4][:2] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
         asking.settimeout(ADOPT_S)
         asking.connect(older["control"])
         asking.sendall(b'{"op": "listening"}\n')
         _, fds, _, _ = socket.recv_fds(asking, 1024, MOST_LISTENING)
-        wanted = {found[4][:2] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
         given = [socket.socket(fileno=fd) for fd in fds]
         ours = next((one for one in given if one.getsockname()[:2] in wanted), None)
         for one in given:
@@ -531,7 +531,6 @@ class Front:
         drain.begin(limit_s)
         self.supervisor.tell("STOPPING=1", f"STATUS=waits for {drain.under_way} requests")
         log("service.draining", under_way=drain.under_way, drain_s=limit_s)
-        await self.keys.share()
         hurried = asyncio.create_task(self.hurried.wait())
         if await _first(drain.idle(), hurried, limit_s):
             log("service.cut", under_way=drain.under_way, hurried=self.hurried.is_set())
@@ -571,7 +570,7 @@ class Front:
         await asyncio.gather(*parts, return_exceptions=True)
         if saving := getattr(self, "saving", None):
             saving.cancel()
-            await self.keys.share()
+            await self.keys.share_last()
         self.keys.close()
         if self.noted:
             self._note("service.stopped")

@@ -32,6 +32,7 @@ SILENT_S = 5.0  # without an answer, or a word of what runs there: a node that R
 SIGNAL_S = 10.0  # without an answer: one signal against it
 UNKNOWN_S = 60.0  # without an answer, though Ray has it: a probe says so
 MEET_S = 60.0
+DRIFT = 1e-3  # seconds a second by which two clocks may part: far more than they do
 WORD = "shared.word"
 
 
@@ -47,6 +48,7 @@ class FarNode:
     asked_s: float = -math.inf
     answered_s: float = -math.inf
     ahead_s: float | None = None
+    moved_s: float = 0.0  # when that was known last
     lost: bool = False
     signalled: bool = False
     attempts: dict[str, FarAttempt] = field(default_factory=dict)  # that it says something of, by folder
@@ -85,9 +87,11 @@ class FarNode:
         self.ask("look", (folders, waits), self._looked)
 
     def _looked(self, told: dict[str, Any]) -> None:
-        """The least difference of the clocks is the one with the least delay."""
-        ahead_s = time.monotonic() - told["mono"]
-        self.ahead_s = ahead_s if self.ahead_s is None else min(self.ahead_s, ahead_s)
+        """The least difference of the clocks is the one with the least delay; it may grow as clocks drift."""
+        now_s = time.monotonic()
+        ahead_s, passed_s = now_s - told["mono"], now_s - self.moved_s
+        drifted_s = ahead_s if self.ahead_s is None else self.ahead_s + DRIFT * passed_s
+        self.ahead_s, self.moved_s = min(drifted_s, ahead_s), now_s
         for folder, state in told["attempts"].items():
             if folder in self.attempts:
                 self.attempts[folder].told = state | {"asked_s": self.asked_s}
@@ -164,12 +168,14 @@ class OnRay:
                 continue
             if node.sees == "":
                 node.look()
-            elif node.sees is None:
+            elif node.sees is None or time.monotonic() - node.asked_s > SIGNAL_S:  # mounted since, perhaps
                 folders = sorted({str(job.folder) for job in self.spec.jobs})
                 words = (str(self.folder / WORD), self.word, str(self.folder / LOCK), folders)
                 node.ask("sees", words, lambda why, node=node: self._saw(node, why))
 
     def _saw(self, node: FarNode, why: str) -> None:
+        if why == node.sees:
+            return
         node.sees = why
         self.watch.log("jobs.node", job="", devices=node.devices, node=node.address, why=why)
 
@@ -214,7 +220,8 @@ class OnRay:
             attempt.begun = True
 
         def lost(kind: str, why: str) -> None:
-            own(folder.parent, "")  # should it have begun after all
+            if owner_of(folder.parent) == folder.name:  # else another attempt has the job by now
+                own(folder.parent, "")  # should it have begun after all
             node.attempts.pop(str(folder), None)
             attempt.failed = f"{node.address}: {why}"
 

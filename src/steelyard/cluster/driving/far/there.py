@@ -38,8 +38,10 @@ def sees(word_file: str, word: str, lock_file: str, cwds: list[str]) -> str:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return "its file system does not show the locks of other machines"
-    except OSError:
-        pass
+    except BlockingIOError:
+        pass  # the driver's lock holds here too
+    except OSError as error:
+        return f"its file system has no locks: {error.strerror}"
     finally:
         os.close(lock)
     return next((f"there is no folder {cwd}" for cwd in cwds if not Path(cwd).is_dir()), "")

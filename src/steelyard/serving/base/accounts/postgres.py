@@ -8,6 +8,7 @@ version only adds. Not here: what a service does while the database is away (sha
 from __future__ import annotations
 
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import orjson
 
 from ....errors import Lacking, Problem, Where
 from .postgres_address import FIELD, PostgresAddress
-from .settling import Claim, Held, Row, Standing, Sum, Unheard, settled
+from .settling import Claim, Held, Row, Standing, Sums, Unheard, Whose, settled
 from .sqlite import Counts
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ ORDER BY key_id, owner {lock}
 NUMBER = ", pg_current_xact_id()::text"
 ADD = """
 INSERT INTO steelyard.accounts (key_id, owner)
-SELECT key_id, owner FROM jsonb_to_recordset({keys}) AS w(key_id text, owner text) ON CONFLICT DO NOTHING
+SELECT key_id, owner FROM jsonb_to_recordset({keys}) AS w(key_id text, owner text)
+ORDER BY key_id, owner ON CONFLICT DO NOTHING
 """
 WRITE = """
 UPDATE steelyard.accounts a SET period = n.period, tokens = n.tokens, state = n.state, changed_at = now()
@@ -56,8 +58,7 @@ FROM jsonb_to_recordset({rows}) AS n(key_id text, owner text, period bigint, tok
 WHERE a.key_id = n.key_id AND a.owner = n.owner
 """
 COUNTS = "SELECT coalesce(pg_xact_status({number}::xid8), 'committed')"
-Key = tuple[str, str]  # id and owner
-Rows = dict[Key, tuple[Row | None, float]]  # None: nothing has been counted yet; and when, by its clock
+Rows = dict[Whose, tuple[Row | None, float]]  # None: nothing has been counted yet; and when, by its clock
 
 
 class PostgresAccounts:
@@ -96,7 +97,7 @@ class PostgresAccounts:
     def old_counts(self) -> Counts:
         return {}
 
-    def settle(self, claims: Sequence[Claim]) -> dict[str, Sum]:
+    def settle(self, claims: Sequence[Claim]) -> Sums:
         """Add these, all or none, and the sums. Raises OSError, Unheard."""
         with self._lock:
             end = time.monotonic() + STALE_S if self._connection else 0.0
@@ -107,7 +108,7 @@ class PostgresAccounts:
                     raise
             return self._settled(claims)  # the server had closed the older connection
 
-    def _settled(self, claims: Sequence[Claim]) -> dict[str, Sum]:
+    def _settled(self, claims: Sequence[Claim]) -> Sums:
         with self._dropping(), _as_os_error():
             self._opened()
             quiet = not any(claim.used or claim.wants for claim in claims)
@@ -119,7 +120,7 @@ class PostgresAccounts:
             self._end(number, changed, sums)
             return sums
 
-    def _unchanged(self, claims: Sequence[Claim]) -> dict[str, Sum] | None:
+    def _unchanged(self, claims: Sequence[Claim]) -> Sums | None:
         """The sums as they stand, where nothing is to be written."""
         rows = self._rows(self._run(READ.format(keys=_keys(claims), number="", lock="")))
         if len(rows) < len(claims):
@@ -132,9 +133,10 @@ class PostgresAccounts:
         keys = _keys(claims)
         locked = READ.format(keys=keys, number=NUMBER, lock="FOR UPDATE")
         found = self._run(f"BEGIN; {locked}")
-        if len(found) < len(claims):
+        if len(found) < len(claims):  # made without a lock held: two that make rows never wait for each other
+            self._run("ROLLBACK")
             self._run(ADD.format(keys=keys))
-            found = self._run(locked)
+            found = self._run(f"BEGIN; {locked}")
         return str(found[0][-1]), self._rows(found)
 
     def _rows(self, found: list[list[Any]]) -> Rows:
@@ -146,14 +148,14 @@ class PostgresAccounts:
             self.ahead_s = now_s - time.time()
         return rows
 
-    def _added(self, rows: Rows, claims: Sequence[Claim]) -> tuple[dict[Key, Row], dict[str, Sum]]:
+    def _added(self, rows: Rows, claims: Sequence[Claim]) -> tuple[dict[Whose, Row], Sums]:
         new, sums = {}, {}
         for claim in claims:
-            row, now_s = rows[claim.key_id, claim.owner]
-            new[claim.key_id, claim.owner], sums[claim.key_id] = settled(row, claim, now_s, self.service)
+            row, now_s = rows[claim.whose]
+            new[claim.whose], sums[claim.whose] = settled(row, claim, now_s, self.service)
         return new, sums
 
-    def _end(self, number: str, changed: list[tuple[Key, Row]], sums: dict[str, Sum]) -> None:
+    def _end(self, number: str, changed: list[tuple[Whose, Row]], sums: Sums) -> None:
         """Raises Unheard where no answer came: it may count, or not."""
         if not changed:
             self._run("COMMIT")
@@ -171,11 +173,22 @@ class PostgresAccounts:
             number = self._unheard
             if number is None:
                 return False
-            status = self._run(COUNTS.format(number=_quoted(number)))[0][0]
+            status = self._status(number)
             if status == "in progress":
                 raise OSError(0, "a transaction has not ended yet")
             self._unheard = None
             return bool(status == "committed")
+
+    def _status(self, number: str) -> str:
+        """Of a transaction; a server that has not come so far (of a copy, or made anew) never had it."""
+        from pg8000.exceptions import DatabaseError
+
+        try:
+            return str(self._run(COUNTS.format(number=_quoted(number)))[0][0])
+        except DatabaseError as e:
+            if _told(e).get("C") != IN_THE_FUTURE:
+                raise
+            return "unknown"
 
     # ------------------------------------------------------------------ the connection
 
@@ -240,7 +253,7 @@ def check_client() -> None:
 
 
 class ConnectionRefusedByServer(OSError):
-    """It answers, and says no: a password, a right, a name, a version."""
+    """It answers, and says no: a password, a right, a name, a version; or is not who it should be."""
 
 
 @contextmanager
@@ -251,20 +264,32 @@ def _as_os_error() -> Iterator[None]:
     try:
         yield
     except DatabaseError as e:
-        told = e.args[0] if e.args and isinstance(e.args[0], dict) else {}
+        told = _told(e)
         kind = ConnectionRefusedByServer if str(told.get("C", "")).startswith(REFUSING) else OSError
         raise kind(0, str(told.get("M", "the database refuses"))) from e
     except Error as e:
-        raise OSError(0, _cause(e)) from e
+        kind = OSError if e.__cause__ or str(e) == BROKEN else ConnectionRefusedByServer
+        raise kind(0, _cause(e)) from e
+    except ssl.SSLCertVerificationError as e:
+        raise ConnectionRefusedByServer(0, f"its certificate: {e.verify_message}") from e
+    except OSError:
+        raise
     except Problem as e:  # a password's file that has changed since the start
         raise OSError(0, e.message) from e
-    except (LookupError, TypeError, ValueError, AttributeError) as e:  # an answer that is none
+    except Exception as e:  # an answer that is none: the client library unpacks it as it comes
         raise OSError(0, f"the database's answer cannot be read: {type(e).__name__}") from e
 
 
+BROKEN = "network error"  # what the client says of a line that ends; all else without a cause is a refusal
+IN_THE_FUTURE = "22023"  # SQLSTATE of a transaction's number that was not given out yet
 # Classes of SQLSTATE: who may come in, which database, which rights; of ours: a newer schema.
 NEWER = "SY001"
 REFUSING = ("28", "3D", "42", NEWER)
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    """What the server says in an error, by the letters of its protocol."""
+    return error.args[0] if error.args and isinstance(error.args[0], dict) else {}
 
 
 def _cause(error: BaseException) -> str:
@@ -293,7 +318,9 @@ def _migrate(connection: Connection) -> None:
 
 
 def _version(connection: Connection) -> int:
-    if connection.run("SELECT to_regclass('steelyard.version')")[0][0] is None:
+    """From the catalogue's tables: a name that is looked up may be missing from the session's cache still."""
+    there = "SELECT count(*) FROM pg_tables WHERE schemaname = 'steelyard' AND tablename = 'version'"
+    if not connection.run(there)[0][0]:
         return 0
     return int(connection.run("SELECT max(version) FROM steelyard.version")[0][0])
 
@@ -314,7 +341,7 @@ def _keys(claims: Sequence[Claim]) -> str:
     return _quoted(orjson.dumps(keys).decode())
 
 
-def _written(changed: list[tuple[Key, Row]]) -> str:
+def _written(changed: list[tuple[Whose, Row]]) -> str:
     rows = [
         {"key_id": key_id, "owner": owner, "period": row.period, "tokens": row.tokens, "state": _state(row)}
         for (key_id, owner), row in changed

@@ -80,8 +80,8 @@ def read_address(url: str, password_file: str | None = None) -> PostgresAddress:
         parts = urlsplit(url)
         port = parts.port or 5432
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError as e:
-        raise _wrong("it is no address of a database") from e
+    except ValueError:
+        raise _wrong("it is no address of a database") from None  # its words may hold a password
     given = dict(pairs)
     if parts.password is not None or "password" in given:
         raise _wrong(
@@ -97,11 +97,19 @@ def read_address(url: str, password_file: str | None = None) -> PostgresAddress:
         raise _wrong("it names no database")
     socket, host = _place(parts.hostname, given.get("host"))
     own = (given["sslcert"], given["sslkey"]) if given.keys() >= {"sslcert", "sslkey"} else None
+    user = unquote(parts.username) if parts.username else _own_name()
     return PostgresAddress(
-        host=host, port=port, user=unquote(parts.username or getpass.getuser()), database=database,
+        host=host, port=port, user=user, database=database,
         socket=socket, root_cert=given.get("sslrootcert"), own_cert=own, password_file=password_file,
         tls=_tls(given.get("sslmode"), host, socket),
     )  # fmt: skip
+
+
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as e:  # a container's user without a name
+        raise _wrong("it names no user, and the user of this process has no name") from e
 
 
 def _place(named: str | None, given: str | None) -> tuple[str | None, str]:

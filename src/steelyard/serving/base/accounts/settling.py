@@ -16,6 +16,8 @@ DAY_S = 86400.0
 HELD_S = 30.0  # a service that has said nothing for so long has ended: what it held is free
 SET_BACK_S = 60.0  # a clock that is behind by more was set back; by less: two rows were read out of turn
 
+Whose = tuple[str, str]  # id and owner of a key: an id may be given out again
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
@@ -57,6 +59,10 @@ class Claim:
     wants: tuple[Want, ...] = ()
 
     @property
+    def whose(self) -> Whose:
+        return self.key_id, self.owner
+
+    @property
     def used(self) -> bool:
         return bool(self.tokens or any(level.taken for level in self.levels.values()))
 
@@ -77,10 +83,13 @@ class Sum:
     refusals: tuple[Refusal | None, ...] = ()  # one a want; None: it was granted, and is taken
 
 
+Sums = dict[Whose, Sum]
+
+
 class Unheard(OSError):
     """Whether the transaction counts is not known. `sums`: what it comes to where it does."""
 
-    def __init__(self, why: str, sums: dict[str, Sum]) -> None:
+    def __init__(self, why: str, sums: Sums) -> None:
         super().__init__(0, why)
         self.sums = sums
 

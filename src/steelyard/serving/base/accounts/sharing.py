@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from .account import Account
-from .settling import Claim, Refusal, Sum, Unheard, Want
+from .settling import Claim, Refusal, Sums, Unheard, Want
 from .sqlite import Counts
 
-AGAIN_S = 0.4  # after a failure requests do not wait for the place; the half-second look tries it
+AGAIN_S = 0.4  # after a failure the place is tried again, and no request waits for that
 
 
 class Accounts(Protocol):
@@ -35,7 +35,7 @@ class Accounts(Protocol):
 
     def used(self, make: bool = True) -> Counts: ...
     def old_counts(self) -> Counts: ...
-    def settle(self, claims: Sequence[Claim]) -> dict[str, Sum]:
+    def settle(self, claims: Sequence[Claim]) -> Sums:
         """Add these, all or none, and the sums of those that may have changed. Raises Unheard too."""
 
     def heard_of(self) -> bool:
@@ -51,8 +51,8 @@ Claims = list[tuple[Account, Claim]]
 class Exchange:
     """What came of one: the sums (None: it could not be told), and of one before whether it counts."""
 
-    sums: dict[str, Sum] | None = None
-    unheard: dict[str, Sum] | None = None
+    sums: Sums | None = None
+    unheard: Sums | None = None
     earlier: bool | None = None
 
 
@@ -65,7 +65,7 @@ class Sharing:
         self.accounts, self.report, self.limited = accounts, report, limited
         self.fault: str | None = None
         self._failed_at = 0.0
-        self._unheard: tuple[Claims, dict[str, Sum]] | None = None
+        self._unheard: tuple[Claims, Sums] | None = None
         self._wants: list[tuple[Account, Want, asyncio.Future[tuple[Refusal | None] | None]]] = []
         self._look = False  # at all accounts, with the next exchange
         self._running: asyncio.Task[None] | None = None
@@ -81,7 +81,10 @@ class Sharing:
 
     async def wanted(self, account: Account, want: Want) -> bool:
         """True: granted, and taken; False: the place cannot be asked now. Raises ApiError 429."""
-        if self.fault is not None and time.monotonic() - self._failed_at < AGAIN_S:
+        if self.fault is not None:
+            if time.monotonic() - self._failed_at >= AGAIN_S:
+                self._look = True
+                self._begin()
             return False
         answer: asyncio.Future[tuple[Refusal | None] | None] = asyncio.get_running_loop().create_future()
         self._wants.append((account, want, answer))
@@ -100,6 +103,13 @@ class Sharing:
         self._look = True
         await asyncio.shield(self._begin())
 
+    async def share_last(self) -> None:
+        """The same before the end: a place that has just failed is not waited for again."""
+        if self._running is not None:
+            await asyncio.shield(self._running)
+        if self.fault is None:
+            await self.share()
+
     def _begin(self) -> asyncio.Task[None]:
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
@@ -112,6 +122,8 @@ class Sharing:
             try:
                 await self._exchange(wants, look)
             finally:
+                if self.fault is not None:  # who came meanwhile waits no longer either
+                    wants, self._wants = wants + self._wants, []
                 for _, _, answer in wants:
                     if not answer.done():
                         answer.set_result(None)
@@ -134,7 +146,7 @@ class Sharing:
         exchange = await asyncio.get_running_loop().run_in_executor(self._thread, blocking)
         self._settle(claims, exchange)
         for account, claim in claims:
-            total = exchange.sums.get(claim.key_id) if exchange.sums else None
+            total = exchange.sums.get(claim.whose) if exchange.sums else None
             answers = total.refusals if total else ()
             for (_, answer), refusal in zip(asked[id(account)], answers, strict=False):
                 answer.set_result((refusal,))
@@ -173,16 +185,16 @@ class Sharing:
         for account, claim in claims:
             if exchange.sums is None:
                 account.take_back(claim)
-            elif claim.key_id in exchange.sums and account.key.owner == claim.owner:
-                account.settle(claim, exchange.sums[claim.key_id])
+            elif claim.whose in exchange.sums and account.key.owner == claim.owner:
+                account.settle(claim, exchange.sums[claim.whose])
 
     @staticmethod
-    def _close_unheard(claims: Claims, sums: dict[str, Sum], counts: bool) -> None:
+    def _close_unheard(claims: Claims, sums: Sums, counts: bool) -> None:
         for account, claim in claims:
             if not counts:
                 account.take_back(claim)
-            elif claim.key_id in sums:
-                account.counted_after_all(claim, sums[claim.key_id])
+            elif claim.whose in sums:
+                account.counted_after_all(claim, sums[claim.whose])
 
     def close(self) -> None:
         if self._thread is not None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from .settling import Claim, Row, Standing, Sum, settled
+from .settling import Claim, Row, Standing, Sum, Sums, settled
 
 WAIT_S = 2.0  # for another service's transaction
 MOST = 2**63 - 1  # that a column holds
@@ -70,7 +70,7 @@ class SqliteAccounts:
         """Of the earlier version's file, while nobody has taken it over."""
         return {} if self.old is None else _old_counts(self.old)
 
-    def settle(self, claims: Sequence[Claim], now_s: float | None = None) -> dict[str, Sum]:
+    def settle(self, claims: Sequence[Claim], now_s: float | None = None) -> Sums:
         """Add these, and the sums; {} where there is nothing to add and nothing new.
 
         All or nothing: after an error the same claims come again.
@@ -84,7 +84,7 @@ class SqliteAccounts:
                 if not used and shapes <= self._shapes and _version(connection) == self._version:
                     return {}
                 with _writing(connection):
-                    sums = {claim.key_id: _settled(connection, claim, now_s) for claim in claims}
+                    sums = {claim.whose: _settled(connection, claim, now_s) for claim in claims}
                     version = _version(connection)
                 self._version, self._shapes = version, shapes
                 return sums
