@@ -107,7 +107,7 @@ def verbs(port: int, hub: str) -> Iterator[Verb]:
     fleet = ("--load", "job/load.csv", "--devices", "4", "--serving", "2")
     yield Verb(("simulate", "job/jobs.csv", *fleet))
     yield Verb(("trust", "explain", RECIPE_FILE))
-    yield Verb(("jobs", "job/jobs.yaml"), code=2)
+    yield from (Verb(words, code=2) for words in (("jobs", "job/jobs.yaml"), ("refresh", RECIPE_FILE)))
     yield from (Verb((verb, "quiet"), code=2) for verb in ("rollback", "canary", "approve"))
     yield Verb(("proxy", f"http://127.0.0.1:{port}"), code=2)
     yield Verb(("broker", "get", f"http://127.0.0.1:{port}", "keys/model/1", "--output", "key"), code=5)

@@ -143,7 +143,7 @@ def _devices(file: Path, value: Any) -> tuple[tuple[str, ...], ...]:
 def _nodes(file: Path, rows: Any) -> tuple[str, ...]:
     """Of each device its node; nothing where none has one."""
     rows = rows if isinstance(rows, Sequence) and not isinstance(rows, str) else []
-    nodes = tuple(str(row.get("on", "")) for row in rows)
+    nodes = tuple(str(row.get("on") or "") for row in rows)
     if not any(nodes):
         return ()
     if (n := next((n for n, node in enumerate(nodes) if not node), None)) is not None:

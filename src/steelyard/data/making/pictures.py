@@ -240,7 +240,8 @@ def decoded(items: Sequence[Item], size: int) -> list[Picture]:
 
 def taken(section: Section, size: int) -> list[Picture]:
     """The frames of a section, and where it breaks off why. Never raises for what is in a file."""
-    path, pictures = section.path, []
+    path = section.path
+    pictures: list[Picture] = []
     try:
         for at_s, image, aspect in frames_of(section, PIXELS_MOST):
             pixels = square_of(image, size, aspect)
@@ -248,8 +249,8 @@ def taken(section: Section, size: int) -> list[Picture]:
     except TooLarge:
         return [Picture(path, at_s=section.first * section.every, why=TOO_LARGE)]
     except Exception as e:  # PyAV raises OSError, ValueError and kinds of its own
-        at_s = pictures[-1].at_s if pictures else section.first * section.every
-        pictures.append(Picture(path, at_s=at_s, why=said(e)))
+        until = pictures[-1].at_s if pictures else section.first * section.every
+        pictures.append(Picture(path, at_s=until, why=said(e)))
     return pictures
 
 

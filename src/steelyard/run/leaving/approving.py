@@ -42,21 +42,23 @@ def approve(run: str, signer: Signer, output: Path | None = None) -> Receipt:
         "made": utc_now(),
     }
     path = output or place.folder / NAME
-    keep_older(path)
-    sign_statement(path, signer, KIND, (facts["recipe"]["name"], subject["hash"]), predicate)
+    older = keep_older(path)
+    try:
+        sign_statement(path, signer, KIND, (facts["recipe"]["name"], subject["hash"]), predicate)
+    except BaseException:
+        if older:
+            older.unlink()
+        raise
     return Receipt(path, subject["hash"], predicate | {"checks": gate["checks"] if gate else []})
 
 
-def keep_older(path: Path) -> None:
-    """What lies there, under the next free number beside it."""
-    if not path.exists():
-        return
+def keep_older(path: Path) -> Path | None:
+    """What lies there has the next free number beside it too."""
+    if not path.is_file():
+        return None
     for number in count(1):
-        with (
-            suppress(FileExistsError),
-            path.with_name(f"{path.stem}-{number}{path.suffix}").open("xb") as file,
-        ):
-            file.write(path.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-            return
+        older = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        with suppress(FileExistsError):
+            os.link(path, older)  # the same bytes: never half of them
+            return older
+    return None

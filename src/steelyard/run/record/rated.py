@@ -114,13 +114,19 @@ def written(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Path]:
     """A file an ability, of its chats, pairs and labels."""
     files: dict[str, Path] = {}
     for ability in dict.fromkeys(row["ability"] for row in rows):
-        name = hashlib.sha256(ability.encode()).hexdigest()[:8] if "/" in ability else ability
-        path = folder / f"rated-{name[:80]}.jsonl"
+        path = folder / f"rated-{file_name(ability)}.jsonl"
         lines = [json.dumps(r["fields"], ensure_ascii=False) for r in rows if r["ability"] == ability]
         write_durably(path, "".join(f"{line}\n" for line in lines).encode())
         path.chmod(0o600)
         files[ability] = path
     return files
+
+
+def file_name(ability: str) -> str:
+    """Its own for each: a long one, or one with a slash, by its hash too."""
+    if len(ability) <= 40 and "/" not in ability:
+        return ability
+    return f"{ability[:20].replace('/', '-')}-{hashlib.sha256(ability.encode()).hexdigest()[:16]}"
 
 
 def source_of(recipe: Recipe, ability: str, path: Path) -> Source:
