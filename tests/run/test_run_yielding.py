@@ -102,8 +102,11 @@ def service():
 
 
 def worker() -> psutil.Process | None:
-    found = [p for p in psutil.Process().children() if "steelyard.run.child.worker" in p.cmdline()]
-    return found[0] if found else None
+    for child in psutil.Process().children():
+        with suppress(psutil.ZombieProcess):  # a service of an earlier test that nobody has waited for
+            if "steelyard.run.child.worker" in child.cmdline():
+                return child
+    return None
 
 
 def until(wanted, seconds: float = 30.0) -> bool:
