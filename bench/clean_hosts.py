@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from clean import cpu_model, made_rows
-from ray_nodes import ADDRESSES, NAMES, Nodes, environment, network
+from ray_nodes import ADDRESSES, NAMES, environment, network, up
 
 from steelyard.artefact import Inputs, Store, Watch
 from steelyard.data import clean
 from steelyard.model import trl_package
-from steelyard.trust import make_keys
 
 RECIPE = """
 name: {name}
@@ -75,20 +74,12 @@ def arguments() -> argparse.Namespace:
 def measured(root: Path, model: str, mb: int) -> dict[str, Any]:
     rows = root / "rows.jsonl"
     rows.write_bytes(b"".join(made_rows(mb * 1_000_000)))
-    make_keys(root / "keys", ADDRESSES)
-    nodes = Nodes(root)
-    with network():
-        try:
-            for number in (0, 1):
-                nodes.start(number)
-            runs = [
-                one("here", root, model),
-                one("hosts", root, model),
-                one("killed", root, model, lambda: nodes.kill(1)),
-            ]
-        finally:
-            for number in list(nodes.started):
-                nodes.kill(number)
+    with network(), up(root, 2) as nodes:
+        runs = [
+            one("here", root, model),
+            one("hosts", root, model),
+            one("killed", root, model, lambda: nodes.kill(1)),
+        ]
     hashes = {run["hash"] for run in runs}
     return {"equal": len(hashes) == 1 and None not in hashes, "runs": runs, "cost": cost(root)}
 

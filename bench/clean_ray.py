@@ -30,10 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from clean import cpu_model, made_rows
-from ray_nodes import ADDRESSES, HEAD, NAMES, Nodes, environment, network
+from ray_nodes import HEAD, NAMES, environment, network, up
 
 from steelyard.model import trl_package
-from steelyard.trust import make_keys
 
 KILL_AT = 1 / 3
 
@@ -77,17 +76,9 @@ def unpacked(corpus: Path | None, root: Path) -> Path:
 
 
 def on_two_nodes(root: Path, corpus: Path) -> list[dict[str, Any]]:
-    make_keys(root / "keys", ADDRESSES)
-    nodes = Nodes(root)
-    with network():
-        try:
-            for number in (0, 1):
-                nodes.start(number)
-            quiet = measured("ray", root, corpus)
-            return [quiet, measured("killed", root, corpus, lambda: nodes.kill(1))]
-        finally:
-            for number in list(nodes.started):
-                nodes.kill(number)
+    with network(), up(root, 2) as nodes:
+        quiet = measured("ray", root, corpus)
+        return [quiet, measured("killed", root, corpus, lambda: nodes.kill(1))]
 
 
 def measured(case: str, root: Path, corpus: Path, kill: Callable[[], None] | None = None) -> dict[str, Any]:

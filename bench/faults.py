@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -79,17 +79,24 @@ int gettimeofday(struct timeval *tv, void *zone) {
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, KINDS, pace=0.25, save_steps=20, patience=120.0)
+    parser.add_argument("--devices", type=int, default=5)
+    return parser.parse_args()
+
+
+def parser_of(text: str, kinds: Sequence[str], **usual: float) -> argparse.ArgumentParser:
+    """Options of a bench of faults; `usual`: what its steps, checkpoints and faults take."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--devices", type=int, default=5)
-    parser.add_argument("--pace", type=float, default=0.25, help="seconds of a step, at least")
-    parser.add_argument("--save-steps", type=int, default=20)
-    parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--patience", type=float, default=120.0, help="seconds in which a fault has to heal")
+    parser.add_argument("--pace", type=float, help="seconds of a step, at least")
+    parser.add_argument("--save-steps", type=int)
+    parser.add_argument("--kinds", default=",".join(kinds))
+    parser.add_argument("--patience", type=float, help="seconds in which a fault has to heal")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    parser.set_defaults(**usual)
+    return parser
 
 
 # ------------------------------------------------------------------ the place: file systems, cgroups, a clock
@@ -454,19 +461,27 @@ def measured(place: Place) -> dict[str, Any]:
     return account(live, names, faults, out)
 
 
-def inject(live: Live, names: list[str]) -> list[Fault]:
-    """Kinds in turn, jobs in turn, at moments drawn evenly."""
+def in_turn(live: Live, kind: str, names: list[str], number: int) -> str:
+    return names[number % len(names)]
+
+
+def inject(
+    live: Live, names: list[str], job_for: Callable[[Any, str, list[str], int], str] = in_turn
+) -> list[Fault]:
+    """Kinds in turn, at moments drawn evenly; `job_for` says which job. None where the driver ended first."""
     draw = random.Random(ARGS.seed)
     kinds = [kind for kind in ARGS.kinds.split(",") if kind in INJECT]
     turns = [kinds[n % len(kinds)] for n in range(ARGS.faults)]
     draw.shuffle(turns)
     while not all(live.going(name) for name in names):
+        if live.process and live.process.poll() is not None:
+            return []
         time.sleep(0.5)
     began, faults = time.monotonic(), []
     moments = sorted(draw.uniform(0.02, 0.98) * ARGS.minutes * 60 for _ in turns)
     for number, (kind, moment) in enumerate(zip(turns, moments, strict=True)):
         time.sleep(max(0.0, began + moment - time.monotonic()))
-        faults.append(struck(live, kind, names[number % len(names)]))
+        faults.append(struck(live, kind, job_for(live, kind, names, number)))
         print(json.dumps(asdict(faults[-1])), file=sys.stderr, flush=True)
         if live.process and live.process.poll() is not None:
             break

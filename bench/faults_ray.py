@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -32,7 +31,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +55,7 @@ ray_nodes.HEAD = f"{ray_nodes.ADDRESSES[0]}:6379"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, default=60)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--pace", type=float, default=0.5, help="seconds of a step, at least")
-    parser.add_argument("--save-steps", type=int, default=10)
-    parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--patience", type=float, default=240.0, help="seconds in which a fault has to heal")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = faults.parser_of(__doc__, KINDS, pace=0.5, save_steps=10, patience=240.0)
     parser.add_argument("--keep", action="store_true", help="leave the folder with journal and logs")
     return parser.parse_args()
 
@@ -117,29 +108,10 @@ class Again(threading.Thread):
                     self.nodes.start(number)
 
 
-def inject(live: OnNodes, names: list[str]) -> list[Fault]:
-    """Kinds in turn, jobs in turn, at moments drawn evenly."""
-    args = faults.ARGS
-    draw, found = random.Random(args.seed), []
-    kinds = [kind for kind in args.kinds.split(",") if kind in KINDS]
-    turns = [kinds[n % len(kinds)] for n in range(args.faults)]
-    draw.shuffle(turns)
-    while not all(live.going(name) for name in names):
-        if live.process and live.process.poll() is not None:
-            return []
-        time.sleep(0.5)
-    began = time.monotonic()
-    moments = sorted(draw.uniform(0.02, 0.98) * args.minutes * 60 for _ in turns)
-    for number, (kind, moment) in enumerate(zip(turns, moments, strict=True)):
-        time.sleep(max(0.0, began + moment - time.monotonic()))
-        job = names[number % len(names)]
-        if kind in ("cut", "node") and live.worker(job)[1] == 0:
-            job = names[(number + 1) % len(names)]
-        found.append(faults.struck(live, kind, job))
-        print(json.dumps(asdict(found[-1])), file=sys.stderr, flush=True)
-        if live.process and live.process.poll() is not None:
-            break
-    return [fault for fault in found if fault.mono]
+def job_for(live: OnNodes, kind: str, names: list[str], number: int) -> str:
+    """In turn; what strikes a node strikes one beside the head."""
+    beside = kind in ("cut", "node") and live.worker(names[number % len(names)])[1] == 0
+    return names[(number + beside) % len(names)]
 
 
 def measured(place: Place) -> dict[str, Any]:
@@ -161,7 +133,7 @@ def measured(place: Place) -> dict[str, Any]:
         live, again = OnNodes(place, file, place.folder / "driven", nodes=nodes), Again(nodes)
         live.drive()
         try:
-            struck = inject(live, names)
+            struck = faults.inject(live, names, job_for)
             assert live.process
             out, _ = live.process.communicate(timeout=args.minutes * 60 + 900)
         finally:

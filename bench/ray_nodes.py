@@ -153,19 +153,26 @@ class Nodes:
 
 @contextmanager
 def cluster(root: Path) -> Iterator[Nodes]:
-    from steelyard.trust import make_keys
-
     sys.path.insert(0, str(TESTS))
     import tiny
 
-    make_keys(root / "keys", ADDRESSES)
     tiny.model(root / "base")
     tiny.dataset(root / "data")
+    with up(root, 3) as nodes:
+        say("3 nodes")
+        yield nodes
+
+
+@contextmanager
+def up(root: Path, count: int) -> Iterator[Nodes]:
+    """The first `count` nodes, with keys of their own, until the block ends."""
+    from steelyard.trust import make_keys
+
+    make_keys(root / "keys", ADDRESSES)
     nodes = Nodes(root)
     try:
-        for number in range(3):
+        for number in range(count):
             nodes.start(number)
-        say("3 nodes")
         yield nodes
     finally:
         for number in list(nodes.started):

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from steelyard.artefact import Inputs, Store, Watch, adopt
 from steelyard.compression import prune
@@ -19,29 +18,12 @@ WHOLE = {"layers": 4, "kv_heads": 2, "ffn": 128}
 
 
 @pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rows = [{"text": f"{TEXT} {n}", "ability": "ab"[n % 2]} for n in range(30)]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-@pytest.fixture
-def changed(tiny_models, tmp_path):
+def changed(gone_over):
     """`changed(change)`: a model of four layers whose tensors `change(name, tensor)` has gone over."""
 
     def make(change=lambda name, tensor: None, family="llama", **settings):
         settings = {"num_hidden_layers": 4, "dtype": "float32", **settings}
-        base, folder = tiny_models(family, **settings), tmp_path / "model"
-        folder.mkdir()
-        for file in base.iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-        tensors = load_file(base / "model.safetensors")
-        for name, tensor in tensors.items():
-            change(name, tensor)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        return folder
+        return gone_over(family, settings, change)
 
     return make
 

@@ -63,28 +63,13 @@ def transformers_here(monkeypatch, request):
 
 
 @pytest.fixture
-def data(tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rows = [{"text": f"{TEXT} {n}", "ability": "ab"[n % 2]} for n in range(20)]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-@pytest.fixture
-def mixture(tiny_models, tmp_path):
+def mixture(gone_over):
     """A model whose routers never pick IDLE: all hidden states share a direction that speaks against them."""
 
     def make(family, idle=IDLE, against=-5.0, **settings):
-        words = SIZES | FAMILIES[family] | EXACT[family] | settings
-        base, folder = tiny_models(family, **words), tmp_path / "model"
-        folder.mkdir()
-        for file in base.iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-        tensors = load_file(base / "model.safetensors")
-        for name, tensor in tensors.items():
+        def speak_against(name, tensor):
             if not idle:
-                break
+                return
             if name.endswith("embed_tokens.weight"):
                 tensor[:, 0] = 12.0
             if name.endswith("post_attention_layernorm.weight"):
@@ -92,8 +77,8 @@ def mixture(tiny_models, tmp_path):
             if name.endswith(("mlp.gate.weight", "block_sparse_moe.gate.weight")):
                 tensor[:, 0] = 0.0
                 tensor[list(idle), 0] = against
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        return folder
+
+        return gone_over(family, SIZES | FAMILIES[family] | EXACT[family] | settings, speak_against)
 
     return make
 

@@ -30,7 +30,8 @@ def prune_experts(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) 
     Stopped.
     """
     folder = inputs.artefacts["checkpoint"].path()
-    shape, exact = read(folder), ROUTERS[read(folder).family](read_json(folder / "config.json"))
+    shape = read(folder)
+    exact = ROUTERS[shape.family](read_json(folder / "config.json"))
     rows = every_row(
         inputs.artefacts["dataset"].path() / "train.jsonl", Tokenizer(folder), shape.max_position or CONTEXT
     )
@@ -41,8 +42,9 @@ def prune_experts(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) 
     by = np.ones(kept.shape) if exact else scales(counts, kept)
     stays = {layer: Kept(tuple(kept[at]), tuple(by[at])) for at, layer in enumerate(counts.layers)}
     write_fewer(folder, stays, out.folder)
-    note(counts, kept, shape, exact, out.folder / PRUNED)
-    return figures(counts, kept, shape, read(out.folder))
+    lost = weight_lost(counts, kept)
+    note(counts, kept, lost, shape, exact, out.folder / PRUNED)
+    return figures(counts, kept, lost, shape, read(out.folder))
 
 
 def experts_left(counts: Counts, shape: Shape, settings: Settings) -> int:
@@ -51,7 +53,9 @@ def experts_left(counts: Counts, shape: Shape, settings: Settings) -> int:
     return max(min(wanted, counts.reached), shape.experts_per_token) if settings.get("further") else wanted
 
 
-def figures(counts: Counts, kept: np.ndarray, shape: Shape, left: Shape) -> dict[str, float]:
+def figures(
+    counts: Counts, kept: np.ndarray, lost: np.ndarray, shape: Shape, left: Shape
+) -> dict[str, float]:
     params = float(left.params)
     return {
         "params": params,
@@ -59,13 +63,12 @@ def figures(counts: Counts, kept: np.ndarray, shape: Shape, left: Shape) -> dict
         "tokens": float(counts.tokens),
         "experts": float(kept.shape[1]),
         "never_reached": float((counts.picks == 0).mean()),
-        "weight_lost": float(weight_lost(counts, kept).mean()),
+        "weight_lost": float(lost.mean()),
     }
 
 
-def note(counts: Counts, kept: np.ndarray, shape: Shape, exact: bool, path: Path) -> None:
+def note(counts: Counts, kept: np.ndarray, lost: np.ndarray, shape: Shape, exact: bool, path: Path) -> None:
     """What went where, for a reader. `exact`: what went unreached leaves no trace on these rows."""
-    lost = weight_lost(counts, kept)
     layers: list[dict[str, Any]] = []
     for at, layer in enumerate(counts.layers):
         gone = sorted(set(range(shape.experts)) - set(kept[at].tolist()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -120,19 +120,17 @@ def above_per_rater(ratings: Sequence[Rating], rules: Rules) -> set[int]:
 
 def contradiction(ratings: Sequence[Rating], rules: Rules) -> set[int]:
     """An answer is called good and bad, or a prompt has several corrections, and none prevails."""
-    gone: set[int] = set()
-    for group in said(ratings):
-        wins = prevailing(group, ratings)
-        gone |= {n for what, numbers in group.items() if wins is None or what != wins for n in numbers}
-    return gone
+    return {n for group in said(ratings) for n in losing(group, prevailing(group, ratings))}
 
 
 def outvoted(ratings: Sequence[Rating], rules: Rules) -> set[int]:
-    gone: set[int] = set()
-    for group in said(ratings):
-        wins = prevailing(group, ratings)
-        gone |= {n for what, numbers in group.items() if wins is not None and what != wins for n in numbers}
-    return gone
+    settled = [(group, prevailing(group, ratings)) for group in said(ratings)]
+    return {n for group, wins in settled if wins is not None for n in losing(group, wins)}
+
+
+def losing(group: dict[Any, list[int]], wins: Any) -> Iterator[int]:
+    """Who says another thing than what prevails; all of them where nothing does."""
+    return (n for what, numbers in group.items() if what != wins for n in numbers)
 
 
 def said(ratings: Sequence[Rating]) -> list[dict[Any, list[int]]]:

@@ -8,12 +8,11 @@ older service serves until then. Files of the user (sources, exports) are never 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ...recipe import Recipe, load
 from ...trust import keys_of
 from ..garbage import delete, paths_in_use, read_json
 from ..known import entries
+from ..record.alone import alone
 from ..record.promotions import publishing
 from ..record.rated import erase_rated
 from ..record.workdir import Workdir, locked
@@ -56,7 +56,8 @@ def erase(
     (exit 4) where a text was found afterwards.
     """
     watch = watch or Watch()
-    with alone():
+    lock = folder_of("orders") / ".lock"
+    with alone(lock, taken(lock)):
         begun = begun_orders()
         proofs = [carry_out(order, texts_again(order), watch) for order in begun]
         if words and not (begun and done_now(words, workdir, begun)):
@@ -77,19 +78,11 @@ def done_now(words: Sequence[str], workdir: Path | None, done: Sequence[Order]) 
     return order.hashes <= frozenset(hash for one in done for hash in one.hashes)
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """One erasure at a time. Raises Lacking."""
-    path = folder_of("orders") / ".lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Lacking(
-                "data.erase_locked", "another erasure is under way", where=Where(str(path)),
-                hint="wait for it; then run the same command again",
-            ) from error  # fmt: skip
-        yield
+def taken(lock: Path) -> Lacking:
+    return Lacking(
+        "data.erase_locked", "another erasure is under way", where=Where(str(lock)),
+        hint="wait for it; then run the same command again",
+    )  # fmt: skip
 
 
 def carry_out(order: Order, texts: Sequence[str], watch: Watch) -> dict[str, Any]:

@@ -7,9 +7,7 @@ One that was stopped goes on with the rows that it had begun with, as long as ea
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from ...recipe import Recipe
 from ...serving import find, read_tally
 from ..path.run import Run
 from ..record.acts import written
+from ..record.alone import alone
 from ..record.feedback import feedback_folder, weighed_here
 from ..record.rated import (
     ACCEPTED,
@@ -58,7 +57,8 @@ def refresh(
     if place.keys:
         own_memory()
     logged = LoggedWatch(place, watch or Watch())
-    with alone(place):
+    lock = lock_of(place)
+    with alone(lock, taken(lock)):
         if (state := settle(place)).get("last", {}).get("state") == "canary":
             why = "the candidate of the last refresh still answers copies of requests"
             return state["last"] | {"why": why}
@@ -180,17 +180,13 @@ def refreshed(recipe: Recipe, *, workdir: Path | None = None) -> dict[str, Any]:
     return {"last": state.get("last"), "looked": state.get("looked"), "waiting": waiting}
 
 
-@contextmanager
-def alone(place: Workdir) -> Iterator[None]:
-    """One refresh of a run at a time. Raises Lacking."""
+def lock_of(place: Workdir) -> Path:
     folder_of(place).mkdir(mode=0o700, exist_ok=True)
-    path = folder_of(place) / ".lock"
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Lacking(
-                "refresh.locked", "another refresh of this run is under way", where=Where(str(path)),
-                hint="wait for it; steelyard logs RUN tells how far it is",
-            ) from error  # fmt: skip
-        yield
+    return folder_of(place) / ".lock"
+
+
+def taken(lock: Path) -> Lacking:
+    return Lacking(
+        "refresh.locked", "another refresh of this run is under way", where=Where(str(lock)),
+        hint="wait for it; steelyard logs RUN tells how far it is",
+    )  # fmt: skip

@@ -26,6 +26,7 @@ from ...trust import RECEIPT_ID_HEADER as ID_HEADER
 from ...trust import Counted, Facts, as_comment, as_header, receipt, signing_key
 from ..base.errors import ApiError
 from ..base.guard import Caller
+from ..base.transport import streams
 from ..host.generation import Served
 from ..turn.api import Api
 
@@ -126,9 +127,8 @@ class _Exchange:
         return await self._end(body)
 
     async def _begin(self, message: Message) -> None:
-        headers = dict(message.get("headers", ()))
         self.status = message["status"]
-        self.streamed = bytes(headers.get(b"content-type", b"")).startswith(b"text/event-stream")
+        self.streamed = streams(message.get("headers", ()))
         message["headers"] = [*message.get("headers", ()), (ID_HEADER.encode(), self.id.encode())]
         if self.streamed:
             await self._send(message)

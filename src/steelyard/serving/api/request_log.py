@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ..base.access import Access
 from ..base.guard import Caller, Guard
 from ..base.measures import Measures
+from ..base.transport import streams
 
 LEFT = 499  # nginx's word for a client that went before it had a status
 Write = Callable[..., None]
@@ -102,8 +103,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            kind = dict(message.get("headers", ())).get(b"content-type", b"")
-            self.streamed = bytes(kind).startswith(b"text/event-stream")
+            self.streamed = streams(message.get("headers", ()))
         elif not message.get("more_body", False):
             self.over = True
         await self._send(message)

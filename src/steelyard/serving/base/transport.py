@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -14,6 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from .errors import ApiError, json_response
 from .limits import BODY_BYTES
+
+
+def streams(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether an answer with these is server-sent events."""
+    return bytes(dict(headers).get(b"content-type", b"")).startswith(b"text/event-stream")
 
 
 class Whole(Response):

@@ -29,7 +29,7 @@ from ...trust import (
 from ..base.access import Access
 from ..base.errors import ApiError
 from ..base.log import log
-from ..base.transport import while_connected
+from ..base.transport import streams, while_connected
 from ..service.sealed_door import PROBLEMS
 from .upstream import Upstream
 
@@ -192,7 +192,7 @@ class Going:
     async def _begin(self, head: Head) -> None:
         self._begun = True
         fields = [(name, value) for name, value in head.fields if name not in HOP]
-        self._events = dict(fields).get(b"content-type", b"").startswith(b"text/event-stream")
+        self._events = streams(fields)
         await self._send({"type": "http.response.start", "status": head.status, "headers": fields})
 
     async def cut(self, why: str) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..base.transport import streams
+
 PATHS = ("/v1/chat/completions", "/v1/completions")
 MOST_BYTES = 256 * 1024  # of a body, and of an answer: what is longer is not copied
 WAITING = 16  # copies that a follower has not taken yet
@@ -111,8 +113,7 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            kind = dict(message.get("headers", ())).get(b"content-type", b"")
-            self.streamed = bytes(kind).startswith(b"text/event-stream")
+            self.streamed = streams(message.get("headers", ()))
         elif message["type"] == "http.response.body":
             now_s = time.perf_counter() - self.began_s
             if self.first_s is None and message.get("body"):
