@@ -11,7 +11,8 @@ without an answer within a minute is a fault too. With --state a run that was cu
 
 `python bench/fuzz.py --minutes 2 [--parser NAME ...] [--work FOLDER]` puts each parser of foreign bytes under
 a coverage-guided fuzzer instead (fuzz_parsers.py), so long each, one after another. Inputs that reach new
-code are kept in the folder, so that the next call goes on where this one stopped; counts add up there. The
+code are kept in the folder, so that the next call goes on where this one stopped; counts add up there, with
+the minutes of processor that they took: beside other work those are fewer than the clock's. The
 fuzzer has an environment of its own (atheris is 35 MB): STEELYARD_FUZZ_PYTHON names its Python, made by
 
     python -m venv ENV && ENV/bin/pip install atheris numpy .
@@ -351,24 +352,36 @@ def fuzz_parser(name: str, seconds: float, work: Path) -> dict[str, Any]:
     folder = work / name
     (folder / "faults").mkdir(parents=True, exist_ok=True)
     state = folder / "counts.json"
-    counts = json.loads(state.read_text()) if state.exists() else {"executions": 0, "seconds": 0.0}
+    counts = {"executions": 0, "seconds": 0.0, "processor_s": 0.0}
+    if state.exists():
+        counts |= json.loads(state.read_text())
     if not (folder / "corpus").exists():
         child(name, folder, "--seeds")
     ends = time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 1:
-        began = time.monotonic()
+        began, spent = time.monotonic(), processor_s()
         counts["executions"] += child(
             name, folder, f"-max_total_time={int(left)}", f"-timeout={HANG_S}", f"-rss_limit_mb={MEMORY_MB}",
             f"-artifact_prefix={folder / 'faults'}/", "-print_final_stats=1", "-max_len=65536",
         )  # fmt: skip
         counts["seconds"] += time.monotonic() - began
+        counts["processor_s"] += processor_s() - spent
         state.write_text(json.dumps(counts))
     faults = Counter(path.name.split("-")[0] for path in (folder / "faults").iterdir())
     return {
         "executions": counts["executions"], "minutes": round(counts["seconds"] / 60, 1),
+        "processor_minutes": round(counts["processor_s"] / 60, 1),
         "inputs": len(list((folder / "corpus").iterdir())), "crashes": faults["crash"] + faults["oom"],
         "hangs": faults["timeout"] + faults["slow"], "folder": str(folder),
     }  # fmt: skip
+
+
+def processor_s() -> float:
+    """Seconds of processor that ended children have used."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def child(name: str, folder: Path, *options: str) -> int:
