@@ -44,21 +44,21 @@ def money(text: str | float) -> Money:
 
     Its rate may be missing; then `usd` is known for the currencies of USD_PER alone.
     """
-    from .document import money_of
+    from .tables.values import money_of
 
     return Money(**money_of(text))
 
 
 def per_s(text: str | float) -> float:
     """A rate a second of "2/s", "90/min" or a bare number. Raises ValueError."""
-    from .document import rate_per_s
+    from .tables.values import rate_per_s
 
     return rate_per_s(text)
 
 
 def watts(text: str | float) -> float:
     """Watts of "20 kW", "700 W" or a bare number. Raises ValueError."""
-    from .document import watts_of
+    from .tables.values import watts_of
 
     return watts_of(text)
 
