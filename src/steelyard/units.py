@@ -117,6 +117,16 @@ def show_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def show_share(share: float, digits: int = 1) -> str:
+    """A share for people: "98.5 %"."""
+    return f"{share * 100:.{digits}f} %"
+
+
+def show_error(predicted: float, measured: float) -> str:
+    """How far a prediction is from what was measured, which is not 0: "-6 %"."""
+    return f"{(predicted / measured - 1) * 100:+.0f} %"
+
+
 def show_number(value: float, unit: str) -> str:
     """One value with its unit, as a person would write it."""
     if unit == "s":
@@ -126,7 +136,7 @@ def show_number(value: float, unit: str) -> str:
     if unit == "USD":
         return f"$ {value:.4f}" if value < 0.1 else f"$ {value:,.2f}" if value < 1e4 else f"$ {value:,.0f}"
     if unit == "share":
-        return f"{value * 100:.1f} %"
+        return show_share(value)
     return f"{value:,.0f} {unit}".strip() if value >= 1000 else f"{value:,.4g} {unit}".strip()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import write_durably
-from ..units import show_s
+from ..units import show_s, show_share
 from .pictures import STYLE
 from .words import Words, percent, words
 
@@ -60,7 +60,7 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": _name(run), "devices": f"{run['devices'] - run['serving']:,} + {run['serving']:,}",
         "wait": show_s(run["mean_queue_s"]), "worst": show_s(run["p99_queue_s"]),
-        "jct": show_s(run["mean_jct_s"]), "short": f"{run['slo_violation_share'] * 100:.2f} %",
+        "jct": show_s(run["mean_jct_s"]), "short": show_share(run["slo_violation_share"], 2),
         "goodput": percent(run["goodput"]), "idle": percent(run["idle_recovered_share"]),
         "done": f"{run['jobs_done']:,}", "preemptions": f"{run['preemptions']:,}",
         "failures": f"{run['failures']:,}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artefact import write_durably
-from ..units import show_number
+from ..units import show_error, show_number
 from .abilities import lift_rows, matrix, mix_rows
 from .checks import check_rows, safety_rows
 from .devices import plan_part
@@ -209,7 +209,7 @@ def _comparison(
         "figure": say(FIGURES[name]),
         "predicted": show_number(predicted, unit) if predicted is not None else "–",
         "measured": show_number(measured, unit) if measured is not None else "–",
-        "error": f"{(predicted / measured - 1) * 100:+.0f} %" if predicted is not None and measured else "–",
+        "error": show_error(predicted, measured) if predicted is not None and measured else "–",
     }
 
 

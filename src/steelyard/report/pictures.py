@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 from unicodedata import east_asian_width
 
-from ..units import show_number
+from ..units import show_error, show_number
 from .words import Words, words
 
 WIDTH, LEFT, RIGHT = 480, 50, 10
@@ -219,7 +219,7 @@ def figures_panel(document: Mapping[str, Any], say: Words) -> Panel:
 def _pair(row: Compared, say: Words, top: int) -> str:
     full = 300.0
     most = max(row.predicted, row.measured, row.high or 0) or 1
-    error = f"{(row.predicted / row.measured - 1) * 100:+.0f} %" if row.measured else ""
+    error = show_error(row.predicted, row.measured) if row.measured else ""
     body = f'<text x="0" y="{top + 8}">{escape(say(row.name))}</text>'
     body += f'<text class="soft small end" x="{WIDTH - RIGHT}" y="{top + 8}">{error}</text>'
     for kind, value, y in (("base", row.predicted, top + 16), ("served", row.measured, top + 32)):

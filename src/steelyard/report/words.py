@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 
+from ..units import show_share
+
 Words = Callable[..., str]
 
 
@@ -37,4 +39,4 @@ def four_digits(value: float | int | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{share * 100:.1f} %"
+    return "–" if share is None else show_share(share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...units import show_bytes, show_number
+from ...units import show_bytes, show_number, show_share
 from .messages import reason, say
 from .options import OPTIONS
 from .output import broken, columns, table
@@ -122,7 +122,7 @@ def ability_lines(document: Mapping[str, Any]) -> list[str]:
             numbers = {"n": len(steer["aims"]), "steps": steer["probe_steps"]}
             texts.append(say("the mix follows {n} abilities; probes first, {steps} steps each", **numbers))
         if lift := stage.get("lift"):
-            kept = ", ".join(f"{name} {share:.1%}" for name, share in lift["keep"].items())
+            kept = ", ".join(f"{name} {show_share(share)}" for name, share in lift["keep"].items())
             words = {"ability": lift["ability"], "routes": ", ".join(lift["routes"]), "kept": kept}
             texts.append(say("{ability} is lifted, tried are {routes}; others may lose: {kept}", **words))
     texts += [_harm(*cell) for cell in document.get("harms") or []]
@@ -451,7 +451,7 @@ def explain_lines(rows: list[dict[str, Any]]) -> list[str]:
     """Where each second, byte and dollar goes: one line a part, its share of the whole."""
     lines, before = [], ""
     for row in rows:
-        share = f"{row['share'] * 100:.1f} %"
+        share = show_share(row["share"])
         of = say(row["of"]) if row["of"] != before else ""
         lines.append((of, row["part"], show_number(row["value"], row["unit"]), share, _ends(row)))
         before = row["of"]

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from ...artefact import Progress, Watch
-from ...units import show_bytes, show_s
+from ...units import show_bytes, show_s, show_share
 from .messages import say
 from .options import OPTIONS
 from .output import note
@@ -259,7 +259,7 @@ def describe(
     """ "41 %, 1,204 tokens, loss 0.31 ▇▅▂▁, 2 min 4 s left"; the time left of it where it stands alone."""
     parts = []
     if progress.total:
-        parts.append(f"{min(1.0, progress.done / progress.total) * 100:.0f} %")
+        parts.append(show_share(min(1.0, progress.done / progress.total), 0))
     parts.append(_amount(progress.done, progress.unit))
     rate = progress.done / max(1e-9, time.monotonic() - progress.started)
     if progress.unit == "tokens" and "tokens_per_s" not in progress.fields and progress.done:
@@ -285,7 +285,7 @@ def _field(name: str, value: float) -> str:
     if name == "tokens_per_s":
         return f"{value:,.0f} tok/s"
     if name == "eval_score":
-        return f"{say('held-out score')} {value:.0%}"
+        return f"{say('held-out score')} {show_share(value, 0)}"
     return f"{say('held-out loss') if name == 'eval_loss' else say('loss')} {value:.3g}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Where, WrongUse
+from ...units import show_share
 from ..telling.messages import say
 from ..telling.options import OPTIONS
 from ..telling.output import note, result, table
@@ -174,4 +175,4 @@ def _worst_row(w: dict[str, Any]) -> tuple[Any, ...]:
 def _cell(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
-    return f"{value * 100:.1f} %" if unit == "share" else f"{value:.0f}"
+    return show_share(value) if unit == "share" else f"{value:.0f}"

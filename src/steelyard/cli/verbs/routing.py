@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import Where, WrongUse
+from ...units import show_share
 from ..telling.messages import say
 from ..telling.output import result, table
 from .recipes import no_settings
@@ -76,7 +77,7 @@ def lines(document: dict[str, Any]) -> list[str]:
     """How many held-out prompts each ability's adapter gets, and how many go to another or to the base."""
     own = document["accuracy"]
     rows = [
-        (name, f"{100 * a['right'] / total:.1f} %", a["right"], a["wrong"], a["unsure"])
+        (name, show_share(a["right"] / total), a["right"], a["wrong"], a["unsure"])
         for name, a in own.items()
         if (total := a["right"] + a["wrong"] + a["unsure"])
     ]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import Where, WrongUse, from_os_error
-from ...units import show_number, show_s
+from ...units import show_error, show_number, show_s, show_share
 from ..telling.messages import say
 from ..telling.options import OPTIONS
 from ..telling.output import note, result, table, tell
@@ -236,7 +236,7 @@ def _form_shown(attempt: Any) -> str:
     """The form, and what is left of a pruned model."""
     if attempt.share is None:
         return attempt.form or ""
-    left = say("pruned to {share}", share=f"{attempt.share:.0%}".replace("%", " %"))
+    left = say("pruned to {share}", share=show_share(attempt.share, 0))
     left = say("without unreached experts") if attempt.share == 1 else left
     return ", ".join(part for part in (attempt.form, left) if part)
 
@@ -253,7 +253,7 @@ def _form_figures(attempt: Any) -> tuple[str, str, str]:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value * 100:.1f} %"
+    return "-" if value is None else show_share(value)
 
 
 def _step_lines(steps: list[Any]) -> list[str]:
@@ -396,4 +396,4 @@ def _seconds(figures: Any) -> str:
 
 
 def _off(predicted: float | None, measured: float) -> str:
-    return f"{(predicted / measured - 1) * 100:+.0f} %" if predicted and measured else "-"
+    return show_error(predicted, measured) if predicted and measured else "-"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...artefact import Figures
+from ...units import show_share
 
 Verdict = Mapping[str, Any]  # the document of gate
 
@@ -48,7 +49,7 @@ class Attempt:
     @property
     def shown(self) -> str:
         """The form, of a pruned model what is left of it, of a lift the way: "int8, pruned to 70 %"."""
-        left = "" if self.share is None else f"pruned to {self.share:.0%}".replace("%", " %")
+        left = "" if self.share is None else f"pruned to {show_share(self.share, 0)}"
         left = "without unreached experts" if self.share == 1 else left
         return ", ".join(part for part in (self.form, left, f"by {self.way}" if self.way else "") if part)
 

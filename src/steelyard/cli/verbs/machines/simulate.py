@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ....units import show_number, show_s
+from ....units import show_number, show_s, show_share
 from ...asking.flags import flag, switch
 from ...telling.messages import say
 from ...telling.options import OPTIONS
@@ -96,5 +96,5 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     wait, jct, *shares = (row[name] for name in SHOWN)
     fleet = f"{row['devices'] - row['serving']} + {row['serving']}"
     done = f"{row['jobs_done']:,}"
-    short = f"{shares[0] * 100:.2f} %"
+    short = show_share(shares[0], 2)
     return (fleet, show_s(wait), show_s(jct), short, *(show_number(s, "share") for s in shares[1:]), done)

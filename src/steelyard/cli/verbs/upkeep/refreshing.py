@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ....errors import CheckFailed
+from ....units import show_share
 from ...telling.messages import say
 from ...telling.options import OPTIONS
 from ...telling.output import result
@@ -86,7 +87,7 @@ def _compared_lines(compared: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     rated = compared.get("rated") or {}
     if rated.get("rows"):
-        before, after = (f"{rated[name]:.1%}".replace("%", " %") for name in ("before", "after"))
+        before, after = (show_share(rated[name]) for name in ("before", "after"))
         lines.append(
             say("{rows} rated prompts, answered as raters want: {before} before, {after} now",
                 rows=rated["rows"], before=before, after=after)
