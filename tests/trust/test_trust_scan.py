@@ -222,6 +222,8 @@ def test_an_h5_whose_data_lie_in_other_files_is_unsafe(tmp_path):
     assert verdict(tmp_path, "m.h5", hdf5(7, bytes(16))) == ("unsafe", "h5_external")
     link = bytes([1, 8, 64, 1]) + b"x" + struct.pack("<H", 2) + b"\0f"
     assert verdict(tmp_path, "m.h5", hdf5(6, link)) == ("unsafe", "h5_external")
+    beyond = bytes([1, 3]) + struct.pack("<Q", (1 << 63) - 1) + bytes(6)  # a name longer than any file
+    assert verdict(tmp_path, "m.h5", hdf5(6, beyond)) == ("unsafe", "h5_cut")
 
 
 # ------------------------------------------------------------------ bounded

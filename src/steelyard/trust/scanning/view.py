@@ -32,19 +32,23 @@ class View(io.RawIOBase):
         count = max(0, min(count, self.size - at)) if at >= 0 else 0
         if count > READ_BYTES_MAX:
             raise TooMuch("too_large")
-        self.file.seek(self.start + max(0, at))
+        self.file.seek(self._within(at))
         return self.file.read(count)
 
     def read_into(self, at: int, buffer: memoryview) -> int:
         """Bytes of `buffer` that were filled from `at`."""
         if at < 0:
             return 0
-        self.file.seek(self.start + at)
+        self.file.seek(self._within(at))
         return self.file.readinto(buffer[: max(0, min(len(buffer), self.size - at))])  # type: ignore[attr-defined]
 
     def part(self, at: int, size: int) -> View:
         size = max(0, min(size, self.size - at)) if at >= 0 else 0
-        return View(self.file, self.start + max(0, at), size)
+        return View(self.file, self._within(at), size)
+
+    def _within(self, at: int) -> int:
+        """The place in the file; a claimed one may be larger than any file can have."""
+        return self.start + min(max(0, at), self.size)
 
     def whole(self) -> bytes:
         return self.read_at(0, self.size)
