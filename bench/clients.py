@@ -26,7 +26,6 @@ import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,7 +141,8 @@ def service(record: Path | None = None) -> Iterator[str]:
     """The URL of the real application on a port of its own, in a thread; bodies go to `record`."""
     import uvicorn
 
-    from steelyard.serving.base.connections import KEEP_S, Connection, Connections
+    from steelyard.connections import Connections, bounded
+    from steelyard.serving.base.errors import refusal
     from steelyard.serving.host.settings import ServeSettings
     from steelyard.serving.service.front import bind, url_of
 
@@ -150,12 +150,8 @@ def service(record: Path | None = None) -> Iterator[str]:
         os.environ["STEELYARD_STATE"] = home
         guard = _application(Path(home))
         listening = bind("127.0.0.1", 0)
-        config = uvicorn.Config(
-            _recorded(guard.on(ServeSettings().access("127.0.0.1")), record), lifespan="off",
-            log_config=None, access_log=False, ws="none", loop="asyncio", server_header=False,
-            http=partial(Connection, Connections(1024)), timeout_graceful_shutdown=1,
-            timeout_keep_alive=KEEP_S,
-        )  # fmt: skip
+        app = _recorded(guard.on(ServeSettings().access("127.0.0.1")), record)
+        config = bounded(app, Connections(1024, refusal))
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
         thread.start()

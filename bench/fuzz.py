@@ -35,7 +35,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,23 +74,17 @@ def fake_service() -> Iterator[str]:
     from faked import FakeEngine, served_app  # type: ignore[import-not-found]
     from faking import tokenizer_folder  # type: ignore[import-not-found]
 
+    from steelyard.connections import Connections, bounded, raise_file_limit
     from steelyard.serving.base.access import Access
-    from steelyard.serving.base.connections import Connection, Connections, raise_file_limit
+    from steelyard.serving.base.errors import refusal
 
     with tempfile.TemporaryDirectory() as home, socket.create_server(("127.0.0.1", 0)) as listening:
         folder = tokenizer_folder(Path(home) / "model")
-        http = partial(Connection, Connections(raise_file_limit()))
 
         async def serve() -> None:
             application, served = served_app(folder, FakeEngine(slots=64))
             served.stores.begin(application.inner)
-            config = uvicorn.Config(
-                application.on(Access()),
-                lifespan="off",
-                log_config=None,
-                ws="none",
-                http=http,  # type: ignore[arg-type]
-            )
+            config = bounded(application.on(Access()), Connections(raise_file_limit(), refusal))
             await uvicorn.Server(config).serve(sockets=[listening])
 
         threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()

@@ -6,15 +6,20 @@ import asyncio
 import base64
 import hashlib
 import json
+import socket
+import threading
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.broker import Broker, Settings, TeeKey, broker_app, get_key, kmac256
+from steelyard import connections
+from steelyard.broker import Broker, Settings, TeeKey, broker_app, get_key, kmac256, run_broker, server
 from steelyard.broker.client import attestation
 from steelyard.broker.kmac import sponge
 from steelyard.broker.protocol import DETAILS
@@ -589,3 +594,58 @@ def test_kmac_is_that_of_the_standard():
 @given(st.binary(max_size=300), st.integers(1, 200))
 def test_the_sponge_is_that_of_shake256(data, size):
     assert sponge(data, 0x1F, size) == hashlib.shake_256(data).digest(size)
+
+
+# ------------------------------------------------------------------ strangers
+
+
+@contextmanager
+def listening(place, monkeypatch):
+    """The broker as `broker serve` runs it; gives its address."""
+    servers, urls, ready = [], [], threading.Event()
+
+    class Noted(uvicorn.Server):
+        def __init__(self, config):
+            super().__init__(config)
+            servers.append(self)
+
+    monkeypatch.setattr(uvicorn, "Server", Noted)
+    told = lambda url: (urls.append(url), ready.set())  # noqa: E731
+    words = {"host": "127.0.0.1", "port": 0, "tls": None, "ready": told}
+    thread = threading.Thread(target=run_broker, args=(place.broker.settings,), kwargs=words)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield "127.0.0.1", int(urls[0].rpartition(":")[2])
+    finally:
+        servers[0].should_exit = True
+        thread.join()
+
+
+def test_strangers_who_send_nothing_or_slowly_keep_nobody_out(place, monkeypatch):
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 32)
+    with listening(place, monkeypatch) as address, ExitStack() as stack:
+
+        def opened(data):
+            one = stack.enter_context(socket.create_connection(address, timeout=30))
+            one.sendall(data)
+            return one
+
+        def rest_of(one):
+            return b"".join(iter(lambda: one.recv(4096), b""))
+
+        half = [opened(b"GET /healthz HTTP/1.1\r\nHost: kbs\r\nX-Slow: ") for _ in range(40)]
+        assert httpx.get(f"http://{address[0]}:{address[1]}/healthz", timeout=30).status_code == 200
+        for one in half:
+            one.close()
+        monkeypatch.setattr(connections, "HEAD_S", 0.2)
+        answer = rest_of(opened(b"GET /healthz HTTP/1.1\r\nHost: kbs\r\nX-Slow: "))
+        assert answer.startswith(b"HTTP/1.1 408") and b"application/problem+json" in answer
+        # A body that keeps the least speed has an end all the same.
+        monkeypatch.setattr(server, "BODY_S", 0.2)
+        monkeypatch.setattr(connections, "SPARE_S", 0.2)
+        slow = opened(
+            b"POST /kbs/v0/auth HTTP/1.1\r\nHost: kbs\r\nContent-Length: 1000000\r\n\r\n" + b" " * 999
+        )
+        answer = rest_of(slow)
+        assert answer.startswith(b"HTTP/1.1 401") and b"SerdeError" in answer

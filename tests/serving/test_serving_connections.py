@@ -6,7 +6,6 @@ import resource
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 
 import httpx
 import pytest
@@ -16,8 +15,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from watching import until
 
-from steelyard.serving.base import connections
-from steelyard.serving.base.connections import Connection, Connections, raise_file_limit
+from steelyard import connections
+from steelyard.connections import Connection, Connections, bounded, raise_file_limit
+from steelyard.serving.base.errors import refusal
 
 HALF = b"GET /live HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 WHOLE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -28,15 +28,24 @@ async def live(request):
     return JSONResponse({"read": len(await request.body())})
 
 
+async def refused(request):
+    """Before its body is read, as a guard does without a key."""
+    return JSONResponse({}, 401)
+
+
 @contextmanager
 def served(limit):
     """`served(32)`: the address of a service with room for so many connections."""
-    room = Connections(2 * limit + connections.RESERVED_FILES)
-    config = uvicorn.Config(
-        Starlette(routes=[Route("/live", live, methods=["GET", "POST"])]),
-        http=partial(Connection, room), lifespan="off", log_config=None, ws="none", loop="asyncio",
-        timeout_keep_alive=connections.KEEP_S,
-    )  # fmt: skip
+    room = Connections(2 * limit + connections.RESERVED_FILES, refusal)
+    config = bounded(
+        Starlette(
+            routes=[
+                Route("/live", live, methods=["GET", "POST"]),
+                Route("/refused", refused, methods=["POST"]),
+            ]
+        ),
+        room,
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -142,6 +151,18 @@ def test_a_body_that_comes_fast_enough_is_not_late(monkeypatch):
         assert steady.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_bodies_that_come_on_after_their_answer_keep_no_place(monkeypatch):
+    """Without a key, at 1000 bytes a second: a thousand such connections would fill the house for hours."""
+    with served(32) as (address, room), ExitStack() as stack:
+        (first, *_) = half_sent(stack, address, 16, BODY.replace(b"live", b"refused"))
+        assert until(lambda: sum(map(len, room.waiting.values())) == 16)
+        assert ask(address).status_code == 200 and ended(first)
+        monkeypatch.setattr(connections, "SPARE_S", 0.2)
+        monkeypatch.setattr(Connection, "_fast_enough", lambda self: True)
+        (late,) = half_sent(stack, address, 1, BODY.replace(b"live", b"refused"))
+        assert ended(late)
+
+
 def test_a_wish_for_websockets_is_answered_over_http_and_not_logged(caplog):
     """uvicorn would advise its user to install something."""
     with served(32) as (address, _), ExitStack() as stack:
@@ -165,7 +186,10 @@ def test_the_limit_of_files_is_raised_and_leaves_some():
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == raised > 256
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert Connections(128).limit == 32 and Connections(10**6).limit == connections.MOST_CONNECTIONS
+    assert (
+        Connections(128, refusal).limit == 32
+        and Connections(10**6, refusal).limit == connections.MOST_CONNECTIONS
+    )
 
 
 def test_a_real_service_lives_beside_half_sent_heads(tiny):

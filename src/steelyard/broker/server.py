@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Lacking, Problem, Refused, WrongUse
-from .protocol import COOKIE, PREFIX, PROBLEM, Denied
+from .protocol import COOKIE, ERRORS, PREFIX, PROBLEM, Denied
 from .release import Broker, Session, Settings
 
-BODY_BYTES_MAX = 1 << 20
+BODY_BYTES_MAX = 1 << 20  # evidence has some 20 KiB
+BODY_S = 20.0  # for a whole body, however fast: nobody here has shown a key before it is read
+MOST_CONNECTIONS = 256  # each may hold a body: 256 MiB together
 ADMIN = ("attestation-policy", "resource-policy", "reference-value")
 
 
@@ -60,12 +62,22 @@ def broker_app(broker: Broker) -> Any:
 
 
 async def body_of(request: Any) -> bytes:
+    """Raises Denied where it is too long, or too long in coming."""
     data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > BODY_BYTES_MAX:
-            raise Denied("SerdeError", "the body is too long")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                data += piece
+                if len(data) > BODY_BYTES_MAX:
+                    raise Denied("SerdeError", "the body is too long")
+    except TimeoutError as e:
+        raise Denied("SerdeError", "the body did not come in time") from e
     return bytes(data)
+
+
+def refusal(status: int, message: str, code: str) -> tuple[str, bytes]:
+    """What a connection is told before there is a request: kind of body, body (`connections.Words`)."""
+    return PROBLEM, json.dumps({"type": f"{ERRORS}HTTPFailed", "detail": message}).encode()
 
 
 def answer(broker: Broker, request: Any, path: str, body: bytes) -> tuple[Session, dict[str, Any]]:
@@ -104,16 +116,14 @@ def run_broker(
 
     import uvicorn
 
+    from ..connections import Connections, bounded, raise_file_limit
+
     check_way(host, tls is not None)
     broker = Broker(settings, write_log)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
     os.umask(0o077)
-    config = uvicorn.Config(
-        broker_app(broker), lifespan="off", log_config=None, access_log=False, ws="none", server_header=False,
-        timeout_graceful_shutdown=1, loop="asyncio",
-    )  # fmt: skip
-    config.load()
-    config.ssl = tls_of(tls) if tls else None
+    connections = Connections(raise_file_limit(), refusal, MOST_CONNECTIONS)
+    config = bounded(broker_app(broker), connections, tls_of(tls) if tls else None)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)

@@ -64,5 +64,10 @@ class ApiError(Exception):
         return json_response(document, self.status, headers)
 
 
+def refusal(status: int, message: str, code: str) -> tuple[str, bytes]:
+    """What a connection is told before there is a request: kind of body, body (`connections.Words`)."""
+    return "application/json", orjson.dumps(ApiError(status, message, code=code).document())
+
+
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, media_type="application/json")

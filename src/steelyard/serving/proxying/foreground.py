@@ -7,7 +7,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ...connections import Connections, bounded, raise_file_limit
 from ..base.access import Access
+from ..base.errors import refusal
 from ..service.address import local_url
 from ..service.front import bind
 from .app import ProxyApp
@@ -31,10 +33,8 @@ async def _run(upstream: Upstream, port: int, ready: Callable[[dict[str, Any]], 
     listening = bind(LOOPBACK, port)
     try:
         appraised, _ = await upstream.ready()
-        config = uvicorn.Config(
-            ProxyApp(upstream, Access(bind=LOOPBACK)), lifespan="off", log_config=None, access_log=False,
-            ws="none", server_header=False, timeout_graceful_shutdown=1, loop="asyncio",
-        )  # fmt: skip
+        app = ProxyApp(upstream, Access(bind=LOOPBACK))
+        config = bounded(app, Connections(raise_file_limit(), refusal))
         verdict = appraised.verdict
         ready(
             {

@@ -22,11 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from asyncio import constants
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +32,13 @@ import orjson
 import uvicorn
 
 from ...artefact import is_private, private_folder
+from ...connections import GRACE_S, Connections, bounded, raise_file_limit
 from ...errors import Lacking, Problem, from_os_error
 from ...model import Tokenizer
 from ...processes import die_with_parent, outlive_parent
 from ...trust import SIMULATED
 from ..base.access import is_loopback
-from ..base.connections import BACKLOG, KEEP_S, Connection, Connections, raise_file_limit
+from ..base.errors import refusal
 from ..base.keys import LOOK_AGAIN_S, SAVE_S, KeyRing
 from ..base.log import log, log_to, mark_log, written
 from ..base.measures import Measures
@@ -70,7 +69,7 @@ from .sealed_door import SealedDoor
 from .sealing import sealing_of
 from .state import CANARY_LOG, LOG, forget_state, lives, write_state
 from .supervisor import Supervisor
-from .tls import HANDSHAKE_S, loopback_context, tls_context
+from .tls import loopback_context, tls_context
 
 SLOW_READER_MS = 60_000
 HAND_OVER_S = 0.3  # uvicorn looks every 0.1 s whether it should exit
@@ -78,7 +77,6 @@ UNASKED_S = 2.0  # a client that has connected and not asked yet has so long bef
 ADOPT_S = 2.0  # for the older service to give its listening socket
 MOST_LISTENING = 8  # sockets of one service
 CUT_S = 0.3  # for the last words of answers that are ended
-GRACE_S = 1  # for connections to close; after the drain all must be over within 4 s
 SWITCH_S = 0.001  # the loop waits no longer for its turn beside a thread that renders (Python: 5 ms)
 WARM_UP_TOKENS = 64  # of the prompt: a prefill step and its kernels
 
@@ -171,7 +169,7 @@ class Front:
         self.supervisor = Supervisor()
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self.connections = Connections(raise_file_limit())
+        self.connections = Connections(raise_file_limit(), refusal)
         if settings.sealed:
             mark_log(trust=SIMULATED)
         if settings.log_file:
@@ -219,7 +217,6 @@ class Front:
 
     async def run(self, ready: Callable[[dict[str, Any]], None]) -> None:
         """Serve until SIGTERM, SIGINT or `stop`. Raises Problem where it cannot begin."""
-        constants.SSL_HANDSHAKE_TIMEOUT = HANDSHAKE_S  # type: ignore[misc]  # uvicorn has no word for it
         for sig in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sig, self._signalled)
         try:
@@ -366,15 +363,7 @@ class Front:
         if self.sealing and not quiet:
             door = SealedDoor(door, access, self.sealing.key, self.sealing.statement)
             log("service.sealed", **self.sealing.about)
-        config = uvicorn.Config(
-            door, lifespan="off", log_config=None, access_log=False, ws="none",
-            http=partial(Connection, self.connections),  # type: ignore[arg-type]
-            timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=KEEP_S, server_header=False,
-            backlog=BACKLOG, loop="asyncio",
-        )  # fmt: skip
-        config.load()
-        config.ssl = tls
-        server = _Server(config)
+        server = _Server(bounded(door, self.connections, tls))
         self.servers.append(server)
         self.tasks.append(asyncio.create_task(server.serve(sockets=[listening])))
 

@@ -18,7 +18,6 @@ from .address import WILDCARDS, outward_address
 
 AUTO = "auto"
 LIFE = datetime.timedelta(days=825)  # clients of Apple refuse a longer one
-HANDSHAKE_S = 10.0  # asyncio alone waits 60 s for one
 
 
 def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:

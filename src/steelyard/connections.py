@@ -1,35 +1,56 @@
 """How long a connection may take to ask, and how many there may be: uvicorn alone waits for ever.
 
-A head has HEAD_S, a body BODY_S and then a least speed. Between two requests a connection rests for KEEP_S,
-and goes without a word: a client that asks at that moment would read a 408 as its answer. Where there are too
-many connections, the one that has waited longest for its head makes room. Not here: how long an answer may
-take (`Caller.deadline_s`).
+A handshake of TLS has HANDSHAKE_S, a head HEAD_S, a body BODY_S and then a least speed; what still comes of a
+body that has its answer already has SPARE_S. Between two requests a connection rests for KEEP_S, and goes
+without a word: a client that asks at that moment would read a 408 as its answer. Where there are too many
+connections, the one that has waited longest for its head, or has its answer, makes room. Every server of ours
+that others can reach is set up by `bounded`. Not here: how long an answer may take (`Caller.deadline_s`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
+import ssl
 import time
+from asyncio import constants
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import h11
-import orjson
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .errors import ApiError
-
+HANDSHAKE_S = 10.0  # asyncio alone waits 60 s for one
 HEAD_S = 10.0  # for a whole request head; nginx has 60 s, but our clients are programs
 # Longer than clients keep a connection that rests (Python 5 s, Node 4 s, proxies 60 s): else one asks just
 # when we close, and has an error that it may not repeat. nginx has 75 s too.
 KEEP_S = 75
 BODY_S = 20.0  # then a body comes at BODY_BYTES_PER_S at least (Apache's mod_reqtimeout: 20 s, 500 bytes/s)
 BODY_BYTES_PER_S = 1000.0
+SPARE_S = 30.0  # for the rest of a body that was answered before its end (nginx's lingering_time)
+GRACE_S = 1  # for connections to close once a server ends
 MOST_CONNECTIONS = 4096  # each may hold a head of 16 KiB: 64 MiB together
 RESERVED_FILES = 64  # descriptors for files, engines and the control socket
 LEAST_CONNECTIONS = 16
 BACKLOG = 256  # asyncio accepts so many at one go, before it counts any
 FILES = 65_536  # descriptors wanted
+
+Words = Callable[[int, str, str], tuple[str, bytes]]  # status, message, code -> kind of body, body
+
+
+def bounded(app: Any, others: Connections, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
+    """uvicorn's settings for `app`, each connection one of `others`."""
+    constants.SSL_HANDSHAKE_TIMEOUT = HANDSHAKE_S  # type: ignore[misc]  # uvicorn has no word for it
+    config = uvicorn.Config(
+        app, lifespan="off", log_config=None, access_log=False, ws="none", server_header=False,
+        http=partial(Connection, others),  # type: ignore[arg-type]
+        timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=KEEP_S, backlog=BACKLOG, loop="asyncio",
+    )  # fmt: skip
+    config.load()
+    config.ssl = tls
+    return config
 
 
 def raise_file_limit(wanted: int = FILES) -> int:
@@ -46,12 +67,16 @@ def raise_file_limit(wanted: int = FILES) -> int:
 class Connections:
     """All open connections of a service. One address has half of them at most."""
 
-    def __init__(self, files: int) -> None:
-        """`files`: the limit of open files; half of them are for those that come before others go."""
-        self.limit = max(LEAST_CONNECTIONS, min(MOST_CONNECTIONS, (files - RESERVED_FILES) // 2))
+    def __init__(self, files: int, words: Words, most: int = MOST_CONNECTIONS) -> None:
+        """`files`: the limit of open files; half of them are for those that come before others go.
+
+        `words`: the body of what a client is told that came too late, or once too many.
+        """
+        self.limit = max(LEAST_CONNECTIONS, min(most, (files - RESERVED_FILES) // 2))
+        self.words = words
         self.of_address = self.limit // 2
         self.open: dict[str, int] = {}  # by address
-        self.waiting: dict[str, dict[Connection, None]] = {}  # for a head, longest first
+        self.waiting: dict[str, dict[Connection, None]] = {}  # for a head, or answered; longest first
 
     def enter(self, connection: Connection, address: str) -> bool:
         """Whether there is room for it, if need be after another has been closed."""
@@ -104,7 +129,8 @@ class Connection(H11Protocol):
         super().__init__(**uvicorn)
         self.others = others
         self.entered = False
-        self.awaited: tuple[Any, bool] = (None, False)  # the client's state as h11 names it; a head has begun
+        # The client's state as h11 names it; a head has begun; what comes has its answer already.
+        self.awaited: tuple[Any, bool, bool] = (None, False, False)
         self.timer: asyncio.TimerHandle | None = None
         self.since_s = 0.0
         self.read_bytes = 0
@@ -119,7 +145,7 @@ class Connection(H11Protocol):
         if self.entered:
             self._watch()
         else:
-            self._refuse(ApiError(503, "too many connections", code="too_many_connections"))
+            self._refuse(503, "too many connections", "too_many_connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -143,7 +169,9 @@ class Connection(H11Protocol):
         """A new deadline where something else is awaited than before."""
         state = self.conn.their_state
         anew = state is not self.awaited[0]
-        awaited = state, state is h11.IDLE and self.read_bytes > 0 and not anew
+        begun = state is h11.IDLE and self.read_bytes > 0 and not anew
+        spare = state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
+        awaited = state, begun, spare
         if awaited == self.awaited or self.transport.is_closing():
             return
         self.awaited = awaited
@@ -151,15 +179,15 @@ class Connection(H11Protocol):
         if anew:
             self.since_s, self.read_bytes = time.monotonic(), 0
             self.others.asked(self, self.address)
-            if state is h11.IDLE:
-                self.others.wait(self, self.address)
+        if (anew and state is h11.IDLE) or spare:
+            self.others.wait(self, self.address)
         if (limit_s := self._limit_s()) is not None:
             self.timer = self.loop.call_later(limit_s, self._late)
 
     def _limit_s(self) -> float | None:
-        state, begun = self.awaited
+        state, begun, spare = self.awaited
         if state is h11.SEND_BODY:
-            return BODY_S
+            return SPARE_S if spare else BODY_S
         if state is not h11.IDLE:
             return None
         rests = self.cycle is not None and not begun
@@ -167,23 +195,23 @@ class Connection(H11Protocol):
 
     def _late(self) -> None:
         """Close it, unless a body is coming at some speed, or it is we who do not read on."""
-        state, begun = self.awaited
+        state, begun, spare = self.awaited
+        if spare or (state is h11.IDLE and not begun):
+            self.transport.close()
+            return
         if state is h11.SEND_BODY and (self.flow.read_paused or self._fast_enough()):
             self.timer = self.loop.call_later(BODY_S, self._late)
             return
-        if state is h11.IDLE and not begun:
-            self.transport.close()
-            return
         part = "head" if state is h11.IDLE else "body"
-        self._refuse(ApiError(408, f"the {part} of the request did not come in time", code="slow_request"))
+        self._refuse(408, f"the {part} of the request did not come in time", "slow_request")
 
     def _fast_enough(self) -> bool:
         return self.read_bytes >= (time.monotonic() - self.since_s) * BODY_BYTES_PER_S
 
-    def _refuse(self, error: ApiError) -> None:
+    def _refuse(self, status: int, message: str, code: str) -> None:
         """Written past the application, where nothing has been answered yet; then the end."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_raw(error))
+            self.transport.write(_raw(status, *self.others.words(status, message, code)))
         self.transport.close()
 
     def _stop_timer(self) -> None:
@@ -192,12 +220,11 @@ class Connection(H11Protocol):
             self.timer = None
 
 
-def _raw(error: ApiError) -> bytes:
+def _raw(status: int, kind: str, body: bytes) -> bytes:
     """An answer over HTTP/1.1 that ends its connection."""
-    body = orjson.dumps(error.document())
     head = [
-        f"HTTP/1.1 {error.status} {'Request Timeout' if error.status == 408 else 'Service Unavailable'}",
-        "content-type: application/json",
+        f"HTTP/1.1 {status} {'Request Timeout' if status == 408 else 'Service Unavailable'}",
+        f"content-type: {kind}",
         f"content-length: {len(body)}",
         "connection: close",
     ]
