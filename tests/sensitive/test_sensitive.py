@@ -99,6 +99,53 @@ def test_the_first_word_does_not_wait_where_answers_begin_with_it():
     assert screen.push("odore@mail.example.net") + screen.end() == "[EMAIL_1]"
 
 
+LONG_PEM = PEM.replace("q1w2e3", "q1w2e3QUJDREVGR0hJ\n" * 2000)
+LONG_WORD = "sk-" + "abcdefghij0123456789" * 2000
+ESCAPED_PEM = '{"key": "' + LONG_PEM.replace("\n", "\\n") + '", "phone": "13800138000"}'
+
+
+def in_pieces(text: str, actions=REDACT, size: int = 997) -> tuple[str, int]:
+    """What came out, and the most that was held."""
+    screen, out, most = Screen(actions), "", 0
+    for at in range(0, len(text), size):
+        out += screen.push(text[at : at + size])
+        most = max(most, len(screen._raw))
+    return out + screen.end(), most
+
+
+@pytest.mark.parametrize("action", ["redact", "report", "refuse"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a: {LONG_PEM}, b: {LONG_PEM} c: {PEM} done",  # one number for one key
+        f"a: {LONG_PEM[:-5]}",  # it never ends
+        f"a: {LONG_WORD} b: {LONG_WORD} 13800138000",
+        f"a: {LONG_PEM[:20_000]}--END RSA PRIVATE KEY-----{LONG_PEM[:20_000]}",
+        ESCAPED_PEM,
+        "\\" * 30_000 + " 13800138000",
+        "\u200b" * 30_000 + "13800138000",
+    ],
+    ids=["pem", "unclosed", "word", "no-end", "json", "backslashes", "unseen"],
+)
+def test_a_key_that_goes_on_and_on_is_not_held_and_does_not_show(text, action):
+    actions = dict.fromkeys(KINDS, "redact") | {"key": action}
+    shown, most = in_pieces(text, actions)
+    assert shown == whole(text, actions)
+    assert most < 20_000
+    if action != "report":
+        assert "QUJD" not in shown and "abcdefghij0" not in shown and "13800138000" not in shown
+
+
+def test_two_keys_of_which_neither_ends_do_not_show():
+    text = f"{PEM[:50]} and {PEM[:60]}"
+    assert in_pieces(text, size=3)[0] == whole(text) == "[KEY_1]"
+
+
+def test_many_private_keys_without_an_end_are_read_once():
+    text = PEM[:32] * 10_000
+    assert len(spans_in(text)) == 1 and redact_part(text, Tags()) == text
+
+
 def test_a_private_key_that_is_cut_off_does_not_show():
     assert whole(PEM[:60]) == "[KEY_1]"
     assert whole("so: " + TOKEN[:40]) == "so: [KEY_1]"

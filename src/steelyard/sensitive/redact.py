@@ -76,11 +76,20 @@ def bare(value: str) -> str:
 
 def secret_tags(text: str, tag: Tags) -> str:
     if "-----BEGIN" in text:
-        text = secrets.PEM.sub(lambda m: tag("KEY", m[0]), text)
+        text = pem_tags(text, tag)
     if LONG_WORD.search(text):
         text = secrets.PREFIXED.sub(lambda m: tag("KEY", m[0]), text)
         text = secrets.LABELLED.sub(lambda m: inner("KEY", m, tag) if secrets.is_random(m) else m[0], text)
     return text
+
+
+def pem_tags(text: str, tag: Tags) -> str:
+    out, at = "", 0
+    for pem in secrets.pems_in(text):
+        if pem.end is not None:
+            out += text[at : pem.start] + tag("KEY", text[pem.start : pem.end])
+            at = pem.end
+    return out + text[at:]
 
 
 def inner(kind: str, match: re.Match[str], tag: Tags) -> str:

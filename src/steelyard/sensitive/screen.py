@@ -1,13 +1,15 @@
 """A text that comes in pieces, without the values that may not go out: none shows before it is judged.
 
-Held back is only what may be growing into a value: mostly the last word. What is given out is, at each
-moment, a beginning of what the whole text would give, but for one thing: the very first word of an answer
-does not wait where it is one of those that answers begin with (FIRST_WORDS), so an address that begins with
-such a word shows it before its placeholder.
+Held back is only what may be growing into a value: mostly the last word. Of a key that goes on and on the
+beginning and the last characters are held, and a hash of the rest, by which it is known again. What is given
+out is, at each moment, a beginning of what the whole text would give, but for one thing: the very first word
+of an answer does not wait where it is one of those that answers begin with (FIRST_WORDS), so an address that
+begins with such a word shows it before its placeholder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -15,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .redact import Tags, bare
-from .spans import CONTEXT_CHARS, KINDS, Span, settled, spans_in
+from .secrets import PEM_LINE_CHARS
+from .spans import CONTEXT_CHARS, KEY_CHARS, KINDS, Span, growing_key, settled, spans_in
 
 REFUSE, REDACT, REPORT = "refuse", "redact", "report"
 WORDS = {"id_number": "ID"}
@@ -34,9 +37,22 @@ ALIKE |= dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2013, 0x2212), ord("-")) | dic
     (0xA0, 0x2007, 0x202F, 0x3000), ord(" ")
 )
 UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
-ESCAPED = re.compile(rf"\\+(?:u([0-9a-fA-F]{{4}})|([^u\n]))|[{UNSEEN}]+")
-ESCAPE_BEGUN = re.compile(r"\\+(?:u[0-9a-fA-F]{0,3})?\Z")
+# A run of backslashes is read in pieces, so that none is held without an end.
+ESCAPED = re.compile(rf"\\{{1,64}}(?:u([0-9a-fA-F]{{4}})|([^u\n]))|[{UNSEEN}]+")
+ESCAPE_BEGUN = re.compile(r"\\{1,64}(?:u[0-9a-fA-F]{0,3})?\Z")
 CONTROLS = dict(zip("nrtbf", "\n\r\t\b\f", strict=True))
+HELD_KEY_CHARS = 3 * KEY_CHARS  # of a key that goes on, then its middle goes
+
+
+class _Long:
+    """A key whose middle is not held: a hash of what has gone by."""
+
+    def __init__(self) -> None:
+        self.hash, self.kept = hashlib.sha256(), 0
+
+    def take(self, held: str) -> None:
+        """The key as far as it is held, without what has been taken before."""
+        self.hash.update(bare(held[self.kept :]).encode())
 
 
 @dataclass(slots=True)
@@ -57,6 +73,7 @@ class Screen:
     _at: int = 0  # where in the whole text `_raw` begins
     _quotes: int = 0  # quotation marks that went out, where the text is JSON
     _json: bool | None = None  # known with the first character
+    _long: _Long | None = None  # the key that goes on
 
     @property
     def holds(self) -> bool:
@@ -78,8 +95,10 @@ class Screen:
         if self._json is None and (begun := self._raw.lstrip()):
             self._json = begun[0] in "{["
         plain, places = _plain(self._raw, whole)
-        free = len(plain) if whole else settled(plain)
+        free = len(plain) if whole else settled(plain, "key" in self.actions)
         out = self._released(plain, places, free, whole)
+        if "key" in self.actions and len(self._raw) - self._given > HELD_KEY_CHARS and not self.refused:
+            out += self._shortened()
         if not self.holds:
             return text
         if not out and not self._at and self._given == 0 and not whole and not self.refused:
@@ -96,7 +115,7 @@ class Screen:
     def _released(self, plain: str, places: list[int] | None, free: int, whole: bool) -> str:
         """What of the text up to `free` has not gone out yet, its values replaced."""
         first = bisect_left(places, self._floor) if places else self._floor
-        if free <= first:
+        if (places[free] if places else free) <= self._floor:
             return ""
         out = ""
         for span in spans_in(plain, self._kinds, first, None if whole else free):
@@ -133,9 +152,37 @@ class Screen:
     def _placeholder(self, span: Span, plain: str) -> str:
         """JSON stays JSON: a number outside quotation marks becomes a string."""
         name = WORDS.get(span.kind, span.kind.upper())
-        tag = self.tags(name, bare(plain[span.start : span.end]))
+        tag = self.tags(name, self._known_by(plain[span.start : span.end]))
         shown = f"[{tag[1:-1]}]"
         return f'"{shown}"' if self._json and self._quotes % 2 == 0 else shown
+
+    def _known_by(self, value: str) -> str:
+        if len(value) <= HELD_KEY_CHARS and self._long is None:
+            return bare(value)
+        long, self._long = self._long or _Long(), None
+        long.take(value)
+        return long.hash.hexdigest()
+
+    def _shortened(self) -> str:
+        """Let the middle of a key go that goes on: what of it goes out is for its action to say."""
+        plain, places = _plain(self._raw, whole=False)
+        if (key := growing_key(plain)) is None or len(plain) - key.start <= HELD_KEY_CHARS:
+            return ""
+        tail = len(plain) - PEM_LINE_CHARS
+        if self.actions["key"] == REFUSE:
+            self.counts["key"] += 1
+            self.refused = True
+            return ""
+        self._long = self._long or _Long()
+        self._long.take(plain[key.start : tail])
+        self._long.kept = key.kept - key.start + 1
+        kept, tail = (places[key.kept], places[tail]) if places else (key.kept, tail)
+        out = ""
+        if self.actions["key"] == REPORT:
+            out = self._passed(self._raw[self._given : tail])
+            self._given = kept + 1
+        self._raw = self._raw[:kept] + key.between + self._raw[tail:]
+        return out
 
     def _forget(self) -> None:
         """Keep what a later value's label may stand in."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-PEM = re.compile(
-    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----.*?-----END (?:[A-Z0-9]+ )*PRIVATE KEY("
-    r"?: BLOCK)?-----",
-    re.DOTALL,
-)
+# "RSA", "OPENSSH", "PGP", "SSH2 ENCRYPTED": words without a bound would be held in a stream without one.
+PEM_WORDS = r"(?:[A-Z0-9]{1,20} ){0,3}"
+PEM_OPEN = re.compile(rf"-----BEGIN {PEM_WORDS}PRIVATE KEY(?: BLOCK)?-----")
+PEM_CLOSE = re.compile(rf"-----END {PEM_WORDS}PRIVATE KEY(?: BLOCK)?-----")
+PEM_LINE_CHARS = 128  # no line of the frame is longer
 PREFIXED = re.compile(
     r"(?<![A-Za-z0-9_\-])(?:"
     r"sk-[A-Za-z0-9_\-]{20,}|[srp]k_(?:live|test)_[A-Za-z0-9]{16,}|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}|"
@@ -51,6 +53,25 @@ PASSWORD = re.compile(
 )
 RANDOM_BITS = 3.3  # a character; words and paths have fewer, or no digits
 HEX_BITS = 2.9
+
+
+@dataclass(frozen=True, slots=True)
+class Pem:
+    """A private key in its frame: where it starts, where its first line ends, and its end, if it has one."""
+
+    start: int
+    body: int
+    end: int | None
+
+
+def pems_in(text: str, start: int = 0) -> Iterator[Pem]:
+    """In order and apart; the last may have no end. Each place of the text is read once."""
+    while opened := PEM_OPEN.search(text, start):
+        closed = PEM_CLOSE.search(text, opened.end())
+        yield Pem(opened.start(), opened.end(), closed.end() if closed else None)
+        if closed is None:
+            return
+        start = closed.end()
 
 
 CODE_VALUE = re.compile(r"^[A-Za-z_]+(?:\.[A-Za-z_]+)+$|^[$%#&]|^https?:|/{2}")

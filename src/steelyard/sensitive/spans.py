@@ -43,14 +43,16 @@ class Span:
 NUMBERS_OF_PHONES = tuple(re.compile(pattern.pattern, re.ASCII) for pattern in PHONES)
 IPV4 = re.compile(numbers.IPV4.pattern, re.ASCII)
 IPV6 = re.compile(numbers.IPV6.pattern, re.ASCII)
-PEM_OPEN = re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----")
 PEM_BEGUN = re.compile(r"-{1,5}\Z|-----(?:B(?:E(?:G(?:I(?:N(?: [A-Z0-9 ]*-{0,4})?)?)?)?)?)?\Z")
 IBAN_BEGUN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}[A-Z0-9 ]*\Z")
-# A key whose beginning is known may be of any length.
-KEY_BEGUN = re.compile(
+# A key whose beginning is known may be of any length: from KEY_CHARS on its word is one, whatever its form.
+KEY_CHARS = 4096
+BEGINNING = (
     r"(?<![A-Za-z0-9_\-])(?:sk-|[srp]k_|gh[pousr]_|github_pat_|gl[a-z]+-|xox|xapp-|AIza|ya29\.|hf_|npm_|pypi-|"
-    r"SG\.|eyJ|shp|sq0|gsk_|tvly-|lin_api_|dop_v1_)[A-Za-z0-9_\-.]*\Z"
+    r"SG\.|eyJ|shp|sq0|gsk_|tvly-|lin_api_|dop_v1_)"
 )
+KEY_BEGUN = re.compile(rf"{BEGINNING}[A-Za-z0-9_\-.]*\Z")
+KEY_LONG = re.compile(rf"{BEGINNING}[A-Za-z0-9_\-.]{{{KEY_CHARS},}}+")
 TOKEN_CUT = re.compile(r"(?<![A-Za-z0-9_\-])eyJ[A-Za-z0-9_\-]{10,}(?:\.[A-Za-z0-9_\-]*){0,2}\Z")
 # An address that is spelled out, of bounded length; and its words as far as they have come.
 NAME = r"[A-Za-z0-9][\w+\-.]{0,40}+"
@@ -95,8 +97,8 @@ def spans_in(
     return sorted(taken)
 
 
-def settled(text: str) -> int:
-    """Up to where no value can still be growing, whatever comes next."""
+def settled(text: str, keys: bool = True) -> int:
+    """Up to where no value can still be growing, whatever comes next; without `keys` they are no values."""
     word = len(text.rstrip(WORD_CHARS))
     number = len(text.rstrip(NUMBER_CHARS))
     while number < len(text) and text[number] in " .-)）":
@@ -109,9 +111,9 @@ def settled(text: str) -> int:
         pending = min(pending, begun.start())
     pending = min(pending, _spelled_begun(text))
     if len(text) - word > LONGEST_WORD:
-        begun = KEY_BEGUN.search(text, word)
+        begun = KEY_BEGUN.search(text, word) if keys else None
         pending = min(begun.start() if begun else len(text) - KEPT_OF_WORD, number)
-    if "-" in text and (pem := _pem_begun(text)) >= 0:
+    if keys and "-" in text and (pem := _pem_begun(text)) >= 0:
         pending = min(pending, pem)
     return pending
 
@@ -127,11 +129,38 @@ def _spelled_begun(text: str) -> int:
 
 def _pem_begun(text: str) -> int:
     """Where a private key begins that has not ended; -1 where there is none."""
-    for last in reversed(list(PEM_OPEN.finditer(text))):
-        if not secrets.PEM.match(text, last.start()):
-            return last.start()
-    begun = PEM_BEGUN.search(text, max(0, len(text) - 80))
+    if (pem := _open_pem(text)) is not None:
+        return pem.start
+    begun = PEM_BEGUN.search(text, max(0, len(text) - secrets.PEM_LINE_CHARS))
     return begun.start() if begun else -1
+
+
+def _open_pem(text: str) -> secrets.Pem | None:
+    if "-----BEGIN" not in text:
+        return None
+    return next((pem for pem in secrets.pems_in(text) if pem.end is None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingKey:
+    """A key that goes on, and is one whatever comes.
+
+    What stands between `kept` and the last PEM_LINE_CHARS changes nothing about where it ends; `between`, in
+    its place, neither.
+    """
+
+    start: int
+    kept: int
+    between: str
+
+
+def growing_key(text: str) -> GrowingKey | None:
+    if (pem := _open_pem(text)) is not None:
+        return GrowingKey(pem.start, pem.body, "\n")
+    word = len(text.rstrip(WORD_CHARS))
+    if len(text) - word > KEY_CHARS and (key := KEY_LONG.search(text, word)) and key.end() == len(text):
+        return GrowingKey(key.start(), key.start() + KEY_CHARS, ".")
+    return None
 
 
 # ------------------------------------------------------------------ each kind
@@ -159,13 +188,13 @@ def _labelled(pattern: re.Pattern[str], text: str, start: int, accepts: Check | 
 
 
 def _keys(text: str, start: int, whole: bool) -> Places:
+    pems = []
     if "-----BEGIN" in text:
-        ended = start
-        for first, last in _all(secrets.PEM, text, start):
-            yield first, last
-            ended = last
-        if whole and (cut := PEM_OPEN.search(text, ended)):
-            yield cut.start(), len(text)
+        pems = [pem for pem in secrets.pems_in(text, start) if whole or pem.end is not None]
+        yield from ((pem.start, pem.end or len(text)) for pem in pems)
+    if len(text) - start > KEY_CHARS:
+        for first, last in _all(KEY_LONG, text, start):
+            yield first, min((pem.start for pem in pems if first < pem.start < last), default=last)
     yield from _all(secrets.PREFIXED, text, start)
     if DIGIT.search(text, start):
         yield from _labelled(secrets.LABELLED_VALUE, text, start, secrets.is_secret)
