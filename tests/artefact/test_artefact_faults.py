@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,31 @@ def test_a_disk_takes_no_opened_secret(tmp_path, monkeypatch):
         store.find("dataset", KEY)
     assert not list(on_disk.glob(f"{files.PRIVATE}*"))
     assert store.all(), "manifests are opened in this process alone"
+
+
+OPENED = """
+import time
+from steelyard.artefact import folder_beside, named_private_folder, private_folder
+folders = [named_private_folder("f" * 16), private_folder()]
+for folder in folders:
+    (folder / "rated.jsonl").write_text("secret")
+with folder_beside(folders[1] / "adapter") as beside:
+    print(*folders, beside, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_has_opened_goes_with_the_next_one():
+    """Ratings lie under their job's name, which says nothing of who made it."""
+    with subprocess.Popen([sys.executable, "-c", OPENED], stdout=subprocess.PIPE, text=True) as run:
+        opened = [Path(name) for name in run.stdout.readline().split()]
+        assert all(files.is_private(folder) for folder in opened)
+        private_folder()
+        assert all(folder.exists() for folder in opened), "it lives"
+        run.kill()
+    assert all(folder.exists() for folder in opened)
+    private_folder()
+    assert not any(folder.exists() for folder in opened)
 
 
 def test_a_machine_with_less_memory_than_its_folder_promises_is_refused(monkeypatch):

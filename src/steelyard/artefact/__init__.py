@@ -11,12 +11,15 @@ from .file_hashes import unchanged_sha256
 from .files import (
     IN_MEMORY,
     check_private,
+    enter_own_memory,
+    folder_beside,
     is_private,
     memory_kind,
     named_private_folder,
     private_folder,
     publish_folder,
     sha256_of,
+    sweep_private_folders,
     write_durably,
 )
 from .namespace import has_own_memory, may_own_memory, own_memory
@@ -56,6 +59,8 @@ __all__ = [
     "content_hash",
     "copies_folder",
     "damaged_manifest",
+    "enter_own_memory",
+    "folder_beside",
     "forget_copies",
     "forget_copy",
     "has_own_memory",
@@ -71,6 +76,7 @@ __all__ = [
     "private_folder",
     "publish_folder",
     "sha256_of",
+    "sweep_private_folders",
     "unchanged_sha256",
     "write_durably",
     "wrote_otherwise",

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import Lacking, Refused, Where
-from .namespace import SHARED
+from .namespace import SHARED, own_memory
 
 # Sealed payloads are opened here: memory, never a disk; namespace.py makes it a run's own.
 MEMORY = SHARED
 IN_MEMORY = ("tmpfs", "ramfs")
 PRIVATE = "steelyard-open-"
+OF_PROCESS = re.compile(rf"{PRIVATE}(\d+)-.*")  # the others have a job's name
 ABOUT = ("manifest.json", "model.sig", "model.hybrid.sig")  # of a payload, no part of it
 
 
@@ -102,9 +106,14 @@ def lies_beside(name: Path) -> bool:
 
 
 def private_folder() -> Path:
-    """A folder in memory, this user's alone; gone when this process ends. Raises Refused without memory."""
+    """A folder in memory, this user's alone; gone when this process ends. Raises Refused without memory.
+
+    After kill -9 it goes with the next one that is made, or when a run or a service begins.
+    """
     check_private(0)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PRIVATE}{os.getpid()}-", dir=MEMORY))
+    sweep_private_folders()
+    while not _claimed(folder := Path(tempfile.mkdtemp(prefix=f"{PRIVATE}{os.getpid()}-", dir=MEMORY))):
+        pass
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
@@ -112,22 +121,36 @@ def private_folder() -> Path:
 def named_private_folder(name: str) -> Path:
     """A folder in memory that has the same path in every run of one job; this user's alone.
 
-    Not gone with this process: whoever makes it removes it. Raises Refused where another user has it.
+    Not gone with this process: whoever makes it removes it, and after kill -9 the next run or service.
+    Raises Refused where another user has it.
     """
     check_private(0)
     folder = MEMORY / f"{PRIVATE}{name}"
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise Refused(
-            "trust.folder_taken",
-            f"{folder} is not this user's alone",
-            where=Where(str(folder), field="trust"),
-            why="another user or program has made it",
-            hint=f"remove {folder}, then run the same command again",
-        )
-    return folder
+    while True:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise Refused(
+                "trust.folder_taken",
+                f"{folder} is not this user's alone",
+                where=Where(str(folder), field="trust"),
+                why="another user or program has made it",
+                hint=f"remove {folder}, then run the same command again",
+            )
+        if _claimed(folder):
+            return folder
+
+
+def _claimed(folder: Path) -> bool:
+    """Whether it is there still. As long as this process lives, nobody sweeps it: its lock ends with us."""
+    with suppress(FileNotFoundError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(fd, fcntl.LOCK_SH)  # whoever sweeps it now is waited for
+        if os.path.samestat(os.fstat(fd), folder.lstat()):
+            return True
+        os.close(fd)
+    return False
 
 
 def is_private(folder: Path) -> bool:
@@ -189,10 +212,39 @@ def file_system(folder: Path) -> str | None:
     return kind
 
 
+def enter_own_memory() -> bool:
+    """`own_memory`, once what was left outside of it has gone: from inside nobody sees that any more."""
+    sweep_private_folders()
+    return own_memory()
+
+
 def sweep_private_folders() -> None:
     """Remove what processes that were killed have left opened in memory."""
     for folder in MEMORY.glob(f"{PRIVATE}*"):
-        with suppress(ValueError, OSError):
-            pid = int(folder.name[len(PRIVATE) :].split("-")[0])
-            if not Path(f"/proc/{pid}").exists() and folder.stat().st_uid == os.getuid():
-                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Raises OSError where somebody lives who claims it, or it is another user's."""
+    owner = OF_PROCESS.fullmatch(folder.name)
+    if owner and Path(f"/proc/{owner[1]}").exists():
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(fd).st_uid == os.getuid():
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def folder_beside(source: Path) -> Iterator[Path]:
+    """A folder for a while, for what is made of `source`: where that was opened in memory, in memory too."""
+    in_memory = any(is_private(each) for each in (source, *source.parents))
+    folder = private_folder() if in_memory else Path(tempfile.mkdtemp(prefix="steelyard-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ..artefact import Place, Watch, own_memory
+from ..artefact import Place, Watch, enter_own_memory
 from ..errors import Problem, Stopped, Where, WrongUse, writing_in
 from ..planner import Plans, optional_steps
 from ..recipe import Recipe
@@ -65,7 +65,7 @@ def up(
     recipe = rehearsed(recipe) if rehearse else recipe
     place = opened(recipe, workdir)
     if place.keys and until != "plan":  # a plan opens nothing
-        own_memory()
+        enter_own_memory()
     logged = LoggedWatch(place, watch or Watch())
     if place.keys and place.keys.notice:
         logged.log("trust.key_made", notice=place.keys.notice)

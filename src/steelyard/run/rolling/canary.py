@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Watch, own_memory
+from ...artefact import Watch, enter_own_memory
 from ...errors import Lacking, Where, WrongUse
 from ...serving import Service, find, promote, read_tally
 from ...trust import keys_of
@@ -44,7 +44,7 @@ def canary(
     entry = chosen(name, workdir)
     place = Workdir(Path(entry["workdir"]), keys_of(entry["trust"]))
     if place.keys:
-        own_memory()
+        enter_own_memory()
     logged = LoggedWatch(place, watch or Watch())
     if take:
         with publishing(place):

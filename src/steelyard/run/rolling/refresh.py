@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Watch, own_memory
+from ...artefact import Watch, enter_own_memory
 from ...clock import utc_now
 from ...data import Weighed
 from ...errors import CheckFailed, Lacking, Problem, Where
@@ -55,7 +55,7 @@ def refresh(
     feedback_folder(recipe)
     place = opened(recipe, workdir)
     if place.keys:
-        own_memory()
+        enter_own_memory()
     logged = LoggedWatch(place, watch or Watch())
     lock = lock_of(place)
     with alone(lock, taken(lock)):

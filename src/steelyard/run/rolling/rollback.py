@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...artefact import Artefact, Watch, own_memory
+from ...artefact import Artefact, Watch, enter_own_memory
 from ...errors import CheckFailed, Lacking, Refused, Where, WrongUse, writing_in
 from ...hardware import free_bytes
 from ...recipe import load
@@ -52,7 +52,7 @@ def rollback(
     entry = the_run(name, workdir)
     place = Workdir(Path(entry["workdir"]), keys_of(entry["trust"]))
     if place.keys:
-        own_memory()
+        enter_own_memory()
     logged = LoggedWatch(place, watch or Watch())
     with publishing(place), writing_in(place.folder):
         old = find(place.service)

@@ -31,7 +31,7 @@ from typing import Any
 import orjson
 import uvicorn
 
-from ...artefact import is_private, private_folder
+from ...artefact import is_private, private_folder, sweep_private_folders
 from ...connections import GRACE_S, Connections, bounded, raise_file_limit
 from ...errors import Lacking, Problem, from_os_error
 from ...model import Tokenizer
@@ -170,6 +170,8 @@ class Front:
         self.servers: list[uvicorn.Server] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.connections = Connections(raise_file_limit(), refusal)
+        if settings.trust != "open":
+            sweep_private_folders()
         if settings.sealed:
             mark_log(trust=SIMULATED)
         if settings.log_file:

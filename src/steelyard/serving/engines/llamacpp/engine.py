@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from ....artefact import folder_beside
 from ..prefix import common_prefix
 from ..protocol import EngineSettings, Event, GenRequest, Scores, kv_bytes_per_token, kv_precision, read_form
 from ..sampling import Sampler, logprob_of, scores
@@ -373,8 +373,8 @@ class LlamaCppEngine:
 
     def load_adapter(self, name: str, folder: str) -> None:
         """A PEFT LoRA folder, translated to GGUF on the way. Raises ValueError where it does not fit."""
-        with tempfile.TemporaryDirectory() as place:
-            file = Path(place) / "adapter.gguf"
+        with folder_beside(Path(folder)) as place:
+            file = place / "adapter.gguf"
             write_gguf(Path(folder), Path(self.settings.folder), file)
             handle = self.native.load_adapter(file)
         if name in self.adapters:

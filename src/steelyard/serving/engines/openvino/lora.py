@@ -6,7 +6,6 @@ GenAI goes on where a tensor fits nothing, so names and shapes are compared with
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import openvino_genai as genai
 
+from ....artefact import folder_beside
 from ....model import Weights, write
 from ..lora import KEY, TENSORS, lora_scale, lora_settings
 from ..protocol import read_form
@@ -33,8 +33,8 @@ def adapter_config(adapter: Path, model: Path) -> genai.AdapterConfig:
     joined: Joined = read_form(model).get("joined", {})
     weights = Weights(adapter / TENSORS)
     _check_fit(weights, (model / XML).read_text(), joined)
-    with tempfile.TemporaryDirectory(prefix="steelyard-adapter-") as folder:
-        file = Path(folder) / TENSORS
+    with folder_beside(adapter) as folder:
+        file = folder / TENSORS
         write(dict(_as_stored(weights, joined)), file)
         loaded = genai.Adapter(str(file))
     # Static: the other modes keep room for adapters to come, or widen the stored weights to f32.
