@@ -172,6 +172,47 @@ def test_embeddings_are_handed_on_and_counted():
     assert 'vllm:prompt_tokens_total{engine="joined",model_name="default"} 5.0' in counters
 
 
+def told_of_cache(file, keys, owned_by, key=None):
+    """For two keys and a cache_salt: the salts that the server was given, what each was told of its cache."""
+
+    async def run(server):
+        async with front([server], file) as (client, _):
+            salts, told = [], []
+            for name, more in (("ann@host", {}), ("ann@host", {}), ("bob", {}), ("bob", {"cache_salt": "x"})):
+                head = {"authorization": f"Bearer {keys[name]}"}
+                answer = await client.post("/v1/chat/completions", json=CHAT | more, headers=head)
+                usage = answer.json()["usage"]
+                salts.append(server.bodies[-1].get("cache_salt"))
+                told.append((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+            await client.post("/v1/embeddings", json={"model": "m", "input": "x"}, headers=head)
+            return salts, told, server.bodies[-1].get("cache_salt")
+
+    with upstreams({"key": key}) as (server,):
+        server.owned_by = owned_by
+        server.usage["prompt_tokens_details"] = {"cached_tokens": 8}
+        return asyncio.run(run(server))
+
+
+@pytest.fixture
+def two_keys(tmp_path):
+    file = tmp_path / "keys.json"
+    return file, {name: new_key(file, name) for name in ("ann@host", "bob")}
+
+
+def test_a_server_that_takes_a_salt_keeps_each_keys_prompts_apart(two_keys):
+    salts, told, embedded = told_of_cache(*two_keys, "vllm", key="its key")
+    assert salts[0] == salts[1] and len(set(salts)) == 3 and told == [8] * 4 and embedded
+    assert all(len(salt) <= 128 and salt.isalnum() for salt in salts), "what vLLM allows, and no name"
+    assert told_of_cache(*two_keys, "vllm", key="its key")[0] == salts, (
+        "another front with its key shares the cache"
+    )
+    assert told_of_cache(*two_keys, "vllm", key="another")[0][0] != salts[0]
+
+
+def test_of_a_cache_that_all_keys_share_nobody_is_told(two_keys):
+    assert told_of_cache(*two_keys, "llamacpp") == ([None] * 4, [None] * 4, None)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

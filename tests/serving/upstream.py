@@ -33,6 +33,7 @@ class Upstream:
         self.chunks = text_of("one two three")
         self.usage: dict[str, Any] | None = {"prompt_tokens": 11, "completion_tokens": 3}
         self.headers: dict[str, str] = {}
+        self.owned_by = "somebody"
         self.pause_s = 0.0  # before each chunk
         self.cut_after: int | None = None  # chunks, then it breaks off
         routes = [Route("/v1/models", self._models)]
@@ -64,7 +65,10 @@ class Upstream:
         return None
 
     async def _models(self, request: Request) -> Response:
-        cards = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.models]
+        cards = [
+            {"id": name, "object": "model", "max_model_len": 4096, "owned_by": self.owned_by}
+            for name in self.models
+        ]
         return self._refused(request) or JSONResponse({"object": "list", "data": cards})
 
     async def _answer(self, request: Request) -> Response:

@@ -57,6 +57,7 @@ def explain(recipe: Recipe) -> tuple[Hop, ...]:
         *_wire(settings),
         *_at_rest(scheme, bool(recipe.trust.recipients)),
         *_service(settings, scheme, bool(recipe.trust.recipients)),
+        _prompts(recipe.serve.engine),
         *_clients(settings),
         *_logs(scheme),
     )
@@ -191,7 +192,15 @@ def _service(settings: ServeSettings, scheme: str, shared: bool) -> Iterator[Hop
     yield Hop(
         "service", "tuning rows", bool(scheme), tuning, "" if scheme else "they lie plain while a job runs"
     )
-    yield Hop("service", "prompts in memory", None, "one key's prefix is never another's", "root can read it")
+
+
+def _prompts(engine: str) -> Hop:
+    """OpenVINO's prefix cache takes no salt (decision 101), the other engines' do."""
+    by, left = "one key's prefix is never another's", "root can read it"
+    if engine in ("auto", "openvino"):
+        by = "no count tells a key of another's prefix"
+        left = "on OpenVINO the time to a first token may; root can read it"
+    return Hop("service", "prompts in memory", None, by, left)
 
 
 def _clients(settings: ServeSettings) -> Iterator[Hop]:

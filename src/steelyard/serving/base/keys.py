@@ -32,7 +32,8 @@ from .log import written
 LOOK_AGAIN_S = 2.0  # for a changed file
 SAVE_S = 0.5  # between two looks at what other services have counted
 OWN = "api-key"  # the id of the one key that --api-key gives
-RESERVED = (OWN, "local")  # "local": everybody, where no key is needed
+EVERYBODY = "local"  # where no key is needed
+RESERVED = (OWN, EVERYBODY)
 
 
 class _Entry(BaseModel):

@@ -6,6 +6,7 @@ as long as it is `busy`. It never tokenises.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -65,6 +66,11 @@ class GenRequest:
     logit_bias: tuple[tuple[int, float], ...] = ()
     adapter: str | None = None
     salt: str = ""  # whose prefix cache: a prompt of another salt is not looked for, or at least not counted
+
+    @property
+    def salt_hash(self) -> str:
+        """For another's server, which may refuse or log a name as it is: vLLM's takes no "@" and no "/"."""
+        return hashlib.sha256(self.salt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from ..base.admission import CPU_FIXED_STREAMS, Admission, Place
 from ..base.at_once import ENDING, Drain
 from ..base.errors import ApiError
 from ..base.guard import Caller
-from ..base.keys import KeyRing
+from ..base.keys import EVERYBODY, KeyRing
 from ..base.measures import Measures
 from ..base.spans import tell
 from ..engines import CAPABILITIES, Capability, Event, Scores
@@ -211,7 +211,7 @@ class Served:
             "salt": f"{caller.owner} {job.sampling.get('salt', '')}",
         }  # fmt: skip
         if prompt.asked is not None:
-            request["asked"] = prompt.asked
+            request["asked"], request["alone"] = prompt.asked, caller.owner == EVERYBODY
         suspect = False
         for attempt in itertools.count(1):
             answer = Answer(self.tokenizer.stream(), job.stops)
@@ -347,7 +347,9 @@ class Served:
             charge = Charge(reservation, tokens, estimated=True)
             charge.take()  # whoever leaves then: the server goes on with it
             try:
-                document = await _computed(self.joined.vectors(body, model), place, tokens, caller)
+                document = await _computed(
+                    self.joined.vectors(body, model, caller.owner), place, tokens, caller
+                )
             except EngineLost:
                 charge.refund()
                 raise

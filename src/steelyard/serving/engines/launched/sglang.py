@@ -38,7 +38,7 @@ def body(request: GenRequest) -> dict[str, Any]:
     if request.grammar:
         kind, text = request.grammar
         sampling[GRAMMARS[kind]] = text
-    more: dict[str, Any] = {"extra_key": request.salt} if request.salt else {}
+    more: dict[str, Any] = {"extra_key": request.salt_hash} if request.salt else {}
     if request.logprobs:
         more |= {"return_logprob": True, "top_logprobs_num": request.top}
     if request.adapter:

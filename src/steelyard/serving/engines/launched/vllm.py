@@ -18,7 +18,7 @@ ID = "token_id:"  # in front of a token that goes by its number
 
 def body(request: GenRequest) -> dict[str, Any]:
     """An answer as a stream of ids. Every word is given: nothing is left to the server's defaults."""
-    more: dict[str, Any] = {"cache_salt": request.salt} if request.salt else {}
+    more: dict[str, Any] = {"cache_salt": request.salt_hash} if request.salt else {}
     if request.logprobs:
         more |= {"logprobs": request.top, "return_tokens_as_token_ids": True}
     if request.logit_bias:

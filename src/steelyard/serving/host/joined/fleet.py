@@ -230,14 +230,21 @@ class Fleet:
     async def _asked(
         self, server: Server, request: dict[str, Any], load: Load
     ) -> AsyncGenerator[Event, None]:
-        """Events of one answer; the last one, with the finish, comes with the server's own usage."""
+        """Events of one answer; the last one, with the finish, comes with the server's own usage.
+
+        Of a cache that all keys share nobody is told what was found there.
+        """
         path, body = body_of(request, request.get("adapter") or self.main or "")
+        if salt := server.salt_of(request.get("salt", "")):
+            body["cache_salt"] = salt
+        tells = salt is not None or request.get("alone", False)
         finish, last = None, Event(0, [])
         async with aclosing(server.chunks(path, body)) as chunks:
             while (chunk := await self._unless_ending(anext(chunks, None))) is not None:
                 event = self._event(chunk)
                 finish = event.finish or finish
-                last.usage, last.cached = event.usage or last.usage, event.cached or last.cached
+                last.usage = event.usage or last.usage
+                last.cached = (event.cached or last.cached) if tells else None
                 if event.ids:
                     load.progress(len(request["ids"]), len(event.ids))
                     yield Event(0, event.ids)
@@ -268,7 +275,7 @@ class Fleet:
         event.usage, event.cached = usage_of(chunk.get("usage"))
         return event
 
-    async def vectors(self, body: dict[str, Any], model: str | None) -> dict[str, Any]:
+    async def vectors(self, body: dict[str, Any], model: str | None, salt: str = "") -> dict[str, Any]:
         """An answer of /v1/embeddings as the server gives it. Raises EngineLost."""
         wanted, tried = model or self.main, set[int]()
         while True:
@@ -277,7 +284,9 @@ class Fleet:
                 raise EngineLost(self._nobody(model))
             number = min(able, key=lambda i: self.engines[i].active)
             try:
-                return await self.engines[number].whole(VECTORS, {**body, "model": wanted})
+                salted = self.engines[number].salt_of(salt)
+                more = {"model": wanted} | ({"cache_salt": salted} if salted else {})
+                return await self.engines[number].whole(VECTORS, {**body, **more})
             except (Gone, Busy):
                 tried.add(number)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
+import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -20,6 +23,9 @@ LOOK_LIMIT_S = 10.0  # for its answer to one; two without an answer in a row: it
 CONNECT_S = 5.0
 ERRORS, WITHIN_S, OUT_S = 5, 10.0, 5.0  # the breaker: so many errors in so long, then out for so long
 WORDS = 500  # characters of a server's own message that are passed on
+# Of `owned_by` in a list of models: servers that keep a prompt of another `cache_salt` out of the way. Others
+# ignore the word, or refuse a request that has it.
+SALTED = ("vllm", "sglang", "steelyard")
 ANSWER_BYTES = 64 * 2**20  # of an answer that comes as a whole
 
 
@@ -45,12 +51,15 @@ class Server:
         self.why = "it has not been looked at yet"
         self.models: list[str] = []
         self.context: int | None = None  # tokens, where it says
+        self.takes_salt = False
         self.active = 0
         self.looked_at = 0.0  # when it last answered a look
         self.errors: deque[float] = deque(maxlen=ERRORS)
         self.lost = asyncio.Event()  # set while it is out
         self._out_until = 0.0
         self._missed = 0
+        # Nobody who asks the server without us may guess a salt; fronts with one key for it share its cache.
+        self._salting = key.encode() if key else os.urandom(32)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Timeout(silence_s, connect=CONNECT_S, pool=None)
         self.client = httpx.AsyncClient(
@@ -78,8 +87,23 @@ class Server:
             return self._out(f"it lists no models (HTTP {answer.status_code})")
         self.models = [card["id"] for card in cards]
         self.context = next((c["max_model_len"] for c in cards if c.get("max_model_len")), None)
+        self._note_salt(all(card.get("owned_by") in SALTED for card in cards))
         self._missed, self.looked_at = 0, time.monotonic()
         self._in()
+
+    def _note_salt(self, takes: bool) -> None:
+        if self.state == "loading" or takes != self.takes_salt:
+            self.log("join.prefix_cache", url=self.url, by_key=takes)
+        self.takes_salt = takes
+
+    def salt_of(self, salt: str) -> str | None:
+        """`cache_salt` for whoever has this salt here; None where the server takes none.
+
+        Hex, and no longer: vLLM allows 128 characters, and no "@" or "/".
+        """
+        if not self.takes_salt:
+            return None
+        return hmac.new(self._salting, salt.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
     def _in(self) -> None:
         if self.state not in ("ready", "closed"):
