@@ -26,6 +26,8 @@ from steelyard.model import Tokenizer
 from steelyard.serving import Accepts, EngineSettings, ServeSettings, promote, start
 from steelyard.serving.base.access import Access
 from steelyard.serving.base.keys import KeyRing
+from steelyard.serving.proxying import app as app_module
+from steelyard.serving.proxying import upstream as upstream_module
 from steelyard.serving.proxying.app import ProxyApp
 from steelyard.serving.proxying.upstream import Upstream
 from steelyard.serving.service.sealed_door import SealedDoor
@@ -462,3 +464,49 @@ def test_a_service_without_sealed_prompts_has_no_statement():
 
     with running(nothing) as url, pytest.raises(Refused, match="says nothing of its sealing key"):
         appraise(url, pin="0" * 64)
+
+
+class Drip:
+    """A server that says a beginning, and then a byte every now and then, for ever."""
+
+    def __init__(self, beginning: bytes) -> None:
+        self.beginning, self.over = beginning, threading.Event()
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with self.listening, suppress(OSError):
+            while True:
+                one, _ = self.listening.accept()
+                threading.Thread(target=self._answer, args=(one,), daemon=True).start()
+
+    def _answer(self, one: socket.socket) -> None:
+        with one, suppress(OSError):
+            one.recv(65536)
+            one.sendall(self.beginning)
+            while not self.over.wait(0.05):
+                one.sendall(b" ")
+
+
+HEAD = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n"
+
+
+def test_who_drips_a_statement_or_an_error_holds_nobody_up(monkeypatch):
+    """Before its statement nobody is known: it is a stranger, and all requests wait for it."""
+    monkeypatch.setattr(upstream_module, "STATEMENT_S", 0.3)
+    monkeypatch.setattr(app_module, "STATEMENT_S", 0.3)
+    drip = Drip(HEAD % b"200 OK")
+    with pytest.raises(Lacking, match="nothing answers") as caught:
+        appraise(drip.url, pin="0" * 64)
+    assert "within" in caught.value.why
+    drip.over.set()
+
+    async def asked() -> str:
+        drip = Drip(HEAD % b"502 Bad Gateway")
+        async with httpx.AsyncClient() as client, client.stream("GET", drip.url) as answer:
+            told = await app_module.problem_of(answer)
+        drip.over.set()
+        return told
+
+    assert asyncio.run(asked()) == "HTTP 502"

@@ -347,8 +347,9 @@ def test_a_nonce_is_accepted_once_and_kept_only_then(case, tmp_path):
     assert [reason(good), reason(good)] == ["ok", "nonce_replayed"]
     assert reason(replace(good, nonce=NONCE.hex().upper())) == "nonce_replayed"
     (tmp_path / "text").write_text("no database, but long enough to be one" * 40)
-    with pytest.raises(WrongUse, match="cannot be used"):
-        judge(replace(good, nonce_store=tmp_path / "text"))
+    for name in ("text", "a\0b"):
+        with pytest.raises(WrongUse, match="cannot be used"):
+            judge(replace(good, nonce_store=tmp_path / name))
 
 
 # ------------------------------------------------------------------ policies
@@ -549,12 +550,12 @@ def test_wrong_use_of_the_verb(files, capsys):
 def test_a_batch_gives_a_line_for_each_case_in_order(files, capsys):
     row = {"quote": "quote", "collateral": "collateral", "policy": "policy", "at": "2026-09-01T12:00:00Z"}
     bound = {"nonce": NONCE.hex(), "nonce_store": "nonces.db"}
-    rows = [{"id": "a"} | row | bound, {"id": "b"} | row | bound, {"id": "c"} | row]
-    (files / "batch.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    rows = [{"id": "a"} | row | bound, {"id": "b"} | row | bound, {"id": "c\u2028"} | row]
+    (files / "batch.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     code, out = run(capsys, "attest", "verify", "--batch", files / "batch.jsonl", "--json")
-    told = [json.loads(line) for line in out.splitlines()]
+    told = [json.loads(line) for line in out.rstrip("\n").split("\n")]
     assert code == 0
-    assert [(t["id"], t["reason"]) for t in told] == [("a", "ok"), ("b", "nonce_replayed"), ("c", "ok")]
+    assert [(t["id"], t["reason"]) for t in told] == [("a", "ok"), ("b", "nonce_replayed"), ("c\u2028", "ok")]
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,20 @@ def test_seal_rotate_and_open_as_verbs(people, tmp_path, capsys):
     assert run(capsys, "seal", tmp_path / "plain", "--key-file", key["ann"])[0] == 2
 
 
+def test_of_several_files_all_are_rotated_or_none(people, tmp_path, capsys):
+    (tmp_path / "plain").write_text("a row")
+    mine, others = tmp_path / "mine.sealed", tmp_path / "others.sealed"
+    people["ann"].seal(tmp_path / "plain", mine)
+    people["eve"].seal(tmp_path / "plain", others)
+    (tmp_path / "bob.pub").write_text(people["bob"].public)
+    before = mine.read_bytes()
+    words = ("--to", tmp_path / "bob.pub", "--drop", "--key-file", people["ann"].path)
+    assert run(capsys, "rotate", mine, others, *words)[0] == 3
+    assert run(capsys, "rotate", mine, tmp_path / "gone", *words)[0] == 2
+    assert mine.read_bytes() == before
+    assert run(capsys, "rotate", mine, mine, *words)[0] == 0  # named twice: once
+
+
 def test_without_a_trust_domain_no_quote_is_made(tmp_path, capsys):
     with pytest.raises(Lacking, match="cannot make a quote"):
         quote_of_this_domain(b"data", tmp_path / "no/configfs")

@@ -27,7 +27,7 @@ from .disk import atomic, disk_problem, write_all, write_once
 from .locking import is_locked, lock, lock_by_token, unlock
 from .sealing.ciphers import AES, check_cipher, derive
 from .sealing.header import CHUNK_BYTES, FAMILY, Recipient, suite
-from .sealing.rewrap import check_recipients, mend, rewrap
+from .sealing.rewrap import check_recipients, check_rewrap, mend, rewrap
 from .sealing.sealed import SealedReader, open_stream, seal_stream
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class Keys:
     def rotate(self, path: Path, recipients: Sequence[Recipient]) -> None:
         """Let `recipients` open `path`, nobody else; content stays. Raises Refused, CheckFailed, WrongUse."""
         rewrap(path, self.recipient, recipients)
+
+    def check_rotation(self, path: Path, recipients: Sequence[Recipient]) -> None:
+        """Raises what `rotate` would: so that of many files all are rotated or none."""
+        check_rewrap(path, self.recipient, recipients)
 
     def seal_from(self, reader: BinaryIO | IO[bytes], length: int, dst: Path) -> None:
         """Seal the `length` bytes that `reader` gives as `dst`, atomically. Raises Lacking (disk)."""

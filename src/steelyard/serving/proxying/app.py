@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from ..base.errors import ApiError
 from ..base.log import log
 from ..base.transport import streams, while_connected
 from ..service.sealed_door import PROBLEMS
-from .upstream import Upstream
+from .upstream import STATEMENT_S, Upstream
 
 if TYPE_CHECKING:
     import httpx
@@ -209,10 +210,12 @@ class Going:
 async def problem_of(answer: httpx.Response) -> str:
     """What the service, or somebody on the way, says in plain; nobody vouches for it."""
     data = bytearray()
-    async for piece in answer.aiter_bytes():
-        data += piece
-        if len(data) > PLAIN_CHUNK_BYTES:
-            break
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STATEMENT_S):
+            async for piece in answer.aiter_bytes():
+                data += piece
+                if len(data) > PLAIN_CHUNK_BYTES:
+                    break
     try:
         told: Any = orjson.loads(data)
         if told["type"] == PROBLEMS + "date":

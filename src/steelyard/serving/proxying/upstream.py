@@ -31,6 +31,9 @@ NONCE_BYTES = 32
 STATEMENT_BYTES_MAX = 4 << 20
 AGAIN_S = 3600.0  # collateral and policies change; a quote is made in milliseconds
 CONNECT_S, ANSWER_S = 10.0, 600.0  # an answer may wait in the service's queue
+STATEMENT_S = (
+    30.0  # a statement, and what is said in plain: of nobody yet who is known, and others wait for it
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +121,18 @@ class Upstream:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # judged once it has spoken
         try:
             async with (
+                asyncio.timeout(STATEMENT_S),
                 client_of(self.url, context) as asking,
                 asking.stream("GET", ATTESTATION, params={"nonce": nonce}) as answer,
             ):
                 stream = answer.extensions["network_stream"].get_extra_info("ssl_object")
                 certificate = stream.getpeercert(binary_form=True) if stream else None
                 return orjson.loads(await self._statement(answer)), certificate
-        except httpx.HTTPError as e:
+        except (httpx.HTTPError, TimeoutError) as e:
+            late = f"no statement within {STATEMENT_S:.0f} s"
             raise Lacking(
-                "proxy.no_answer", f"nothing answers at {self.url}", why=str(e) or type(e).__name__,
+                "proxy.no_answer", f"nothing answers at {self.url}",
+                why=late if isinstance(e, TimeoutError) else str(e) or type(e).__name__,
                 hint="is the service up, and the URL right?",
             ) from e  # fmt: skip
         except orjson.JSONDecodeError as e:

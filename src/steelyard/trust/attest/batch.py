@@ -18,7 +18,7 @@ ALLOWED = {*NEEDED, *FILES, "nonce"}
 def read_batch(path: Path) -> Iterator[tuple[str, Case]]:
     """(id, case) of each line; paths are relative to the file's folder. Raises WrongUse with the line."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")  # a text in JSON may hold other ends of lines
     except (OSError, ValueError) as e:
         raise WrongUse(
             "attest.unreadable", f"cannot read {path}", where=Where(str(path)), why=str(e),

@@ -22,7 +22,7 @@ def remember(store: Path, nonce: bytes, at: datetime) -> bool:
         with closing(sqlite3.connect(store, timeout=WAIT_S)) as database, database:
             database.execute(TABLE)
             return database.execute("INSERT OR IGNORE INTO nonces VALUES (?, ?)", row).rowcount == 1
-    except sqlite3.Error as e:
+    except (sqlite3.Error, ValueError) as e:  # such as a name with a zero byte
         raise WrongUse(
             "attest.nonce_store",
             f"the nonce store {store} cannot be used",

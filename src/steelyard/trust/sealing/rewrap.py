@@ -45,6 +45,14 @@ def rewrap(path: Path, opener: Recipient, recipients: Sequence[Recipient]) -> No
         drop(path)
 
 
+def check_rewrap(path: Path, opener: Recipient, recipients: Sequence[Recipient]) -> None:
+    """Raises what `rewrap` would, before anything is written."""
+    check_recipients(recipients)
+    with locked(path) as file:
+        restore(path, file)
+        read_header(os.pread(file, HEADER_BYTES, 0), opener, str(path), (FILE, LOG, SIGNED))
+
+
 def mend(path: Path) -> None:
     """Undo a change of recipients that was cut off; nothing is done where there is none."""
     if backup_of(path).exists():

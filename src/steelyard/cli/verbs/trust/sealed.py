@@ -188,8 +188,11 @@ def rotate(
     no_settings("rotate")
     keys = _keys(key_file)
     recipients = [*([] if drop else [keys.recipient]), *_recipients(to)]
+    files = list({file.resolve(): file for file in files}.values())
     for file in files:
-        keys.rotate(_there(file), recipients)
+        keys.check_rotation(_there(file), recipients)
+    for file in files:
+        keys.rotate(file, recipients)
         _note("file.rotated", file, keys=len(recipients))
     named = [recipient.key_id.hex() for recipient in recipients]
     result(
