@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 # Third-party traces and task texts stay outside the repository; tests that want them skip without.
 export STEELYARD_SHARED ?= $(abspath ../shared)
 
-.PHONY: setup install demo fmt check test test-random test-trl test-gpu bench docs clean
+.PHONY: setup install demo fmt check test test-run test-rest test-serving test-training test-random test-trl test-gpu bench docs clean
 
 setup: .venv/.done
 
@@ -41,19 +41,28 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python docs/build.py --check
 
-# In two processes: much of it waits for others that start.
+# In parts, the longest first, two at a time: much of each waits for processes that start.
+PROCESSES ?= 2
+PARTS := test-run test-rest test-serving test-training
 test: setup
-	printf '%s\n' 'tests/serving tests/run' '--ignore=tests/serving --ignore=tests/run' | xargs -P 2 -L 1 $(BIN)/python -m pytest -q
+	printf '%s\n' $(PARTS) | xargs -P $(PROCESSES) -n 1 $(MAKE) --no-print-directory
+
+test-run: WHICH := tests/run
+test-serving: WHICH := tests/serving
+test-training: WHICH := tests/training tests/cluster tests/model
+test-rest: WHICH := $(addprefix --ignore=tests/,run serving training cluster model)
+$(PARTS): setup
+	$(BIN)/python -m pytest -q $(WHICH)
 
 test-random: setup  # the same tests with new random examples
 	STEELYARD_TEST_RANDOM=1 $(BIN)/python -m pytest -q
 
 # The environment of the engine trl as a user makes it, in the checkout (1.5 GB); $STEELYARD_TRL_PYTHON instead.
-# Two files at a time: most of their time is one core's, importing TRL.
+# By file, for most of their time is one core's, importing TRL.
 test-trl: export STEELYARD_DATA := $(CURDIR)/.cache/data
 test-trl: setup
 	test -n "$$STEELYARD_TRL_PYTHON" || $(BIN)/steelyard engines install trl
-	grep -rl 'mark\.trl' tests | xargs -P 2 -n 1 $(BIN)/python -m pytest -q -m trl
+	grep -rl 'mark\.trl' tests | xargs -P $(PROCESSES) -n 1 $(BIN)/python -m pytest -q -m trl
 
 test-gpu: setup  # without a device each test says why it was skipped; STEELYARD_TEST_DEVICE=cpu runs them dry
 	$(BIN)/python -m pytest -q -m gpu -rs

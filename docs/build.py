@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,7 @@ def errors() -> str:
     return "\n".join(parts) + "\n"
 
 
+@cache
 def described() -> dict[tuple[str, int], tuple[str, str]]:
     """(code, exit code) -> (what happened, what to do): the fullest that the source says of each."""
     from steelyard.errors import OS_REFUSALS
@@ -221,7 +223,10 @@ def otherwise(code: str, message: str, hint: str) -> tuple[str, str]:
 def _raised() -> Iterator[tuple[str, int, str, str]]:
     """From calls of the exceptions, and of helpers that are annotated to return one."""
     for path in sorted((ROOT / "src").rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        source = path.read_text(encoding="utf-8")
+        if not any(branch in source for branch in BRANCHES):
+            continue
+        tree = ast.parse(source)
         makers = BRANCHES | {
             node.name: BRANCHES[node.returns.id]
             for node in ast.walk(tree)
