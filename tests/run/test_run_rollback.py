@@ -113,6 +113,29 @@ def test_back_under_load_and_no_further(desk, home):
     assert asking.url == url and httpx.get(f"{url}/ready").status_code == 200
 
 
+def test_back_to_what_an_older_version_published(desk):
+    """It knew fewer settings, and some that are none any more: what came later has its default."""
+    desk.publish(one := desk.made("a"))
+    desk.publish(two := desk.made("b"))
+    file = desk.place.service / "promotions.json"
+    document = json.loads(file.read_text())
+    older, newer = document["promotions"]
+    for name in ("verdict", "verdict_folder", "memory_bytes"):
+        del older[name]
+    for name in ("speculative", "draft", "route", "launch", "fingerprint"):
+        del older["settings"][name]
+    older["settings"]["abandoned"] = 1
+    newer["settings"] |= {"route": "/nowhere", "later": 1}  # the newer model's own affair
+    file.write_text(json.dumps(document))
+    assert run.rollback("desk")["artefact"] == one.hash
+    (left,) = read_promotions(desk.place)
+    assert left.settings.get("route") is None and find(desk.place.service).fingerprint == one.hash
+    document["promotions"][0].pop("keyed")  # of another making altogether
+    file.write_text(json.dumps(document))
+    assert [one.hash for one in read_promotions(desk.place)] == [two.hash]
+    assert code_of(WrongUse) == "rollback.nothing_before"
+
+
 def test_what_cannot_be_gone_back_to_is_one_clear_error(desk, home, monkeypatch):
     one, two = desk.made("a"), desk.made("b")
     desk.publish(one)

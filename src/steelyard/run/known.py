@@ -60,8 +60,9 @@ def exports() -> list[dict[str, Any]]:
     """{"folder", "hash", "to"} of those that are still there."""
     found = []
     for file in sorted(exports_folder().glob("*.json")):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, TypeError, KeyError):
             entry = json.loads(file.read_text(encoding="utf-8"))
+            entry = {name: str(entry[name]) for name in ("folder", "hash", "to")}
             if Path(entry["folder"]).exists():
                 found.append(entry)
     return found

@@ -104,8 +104,8 @@ class Attempt:
 def exit_of(folder: Path) -> tuple[int, str]:
     """Exit code and last words, as the keeper has noted them; without a note it was killed."""
     document: dict[str, Any] = {"code": KILLED, "oom_kills": 0, "why": ""}
-    with suppress(OSError, ValueError):
-        document = json.loads((folder / "exit.json").read_text())
+    with suppress(OSError, ValueError, TypeError):
+        document |= json.loads((folder / "exit.json").read_text())
     code = int(document["code"])
     if document["why"]:
         return code, document["why"]

@@ -18,6 +18,7 @@ from typing import Any
 
 from ...artefact import write_durably
 from ...errors import CheckFailed, Refused, Where, WrongUse
+from ...older import read_as
 from ..deciding import (
     POLICIES,
     Cancel,
@@ -101,7 +102,11 @@ def _is_ours(lock: int) -> bool:
 
 
 def event_of(fields: dict[str, Any]) -> Event:
-    return EVENTS[fields["kind"]](**{name: value for name, value in fields.items() if name != "kind"})
+    """Raises CheckFailed for one that this version does not know, or knows otherwise."""
+    try:
+        return EVENTS[fields["kind"]](**{name: value for name, value in fields.items() if name != "kind"})
+    except (KeyError, TypeError) as error:
+        raise of_another_version(f"an event that this one cannot read: {error}") from error
 
 
 def fields_of(event: Event) -> dict[str, Any]:
@@ -109,7 +114,16 @@ def fields_of(event: Event) -> dict[str, Any]:
 
 
 def decision_of(fields: dict[str, Any]) -> Decision:
-    return Decision(**fields | {"devices": tuple(fields["devices"])})
+    """Raises CheckFailed for one that lacks what this version needs; what it does not know is left out."""
+    try:
+        return read_as(Decision, fields | {"devices": tuple(fields["devices"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise of_another_version(f"a decision that this one cannot read: {error}") from error
+
+
+def of_another_version(why: str) -> CheckFailed:
+    hint = "end these jobs with the version that began them, or start them in another --workdir"
+    return CheckFailed("jobs.journal", "the journal is of another version", why=why, hint=hint)
 
 
 def read_journal(path: Path, mends: bool = False) -> list[dict[str, Any]]:
@@ -135,8 +149,11 @@ def read_journal(path: Path, mends: bool = False) -> list[dict[str, Any]]:
 
 
 def first_fleet(lines: Iterable[dict[str, Any]]) -> Fleet:
-    meta = next(iter(lines))["fleet"]
-    return Fleet(meta["training"], meta["serving"], POLICIES[meta["policy"]])
+    try:
+        meta = next(iter(lines))["fleet"]
+        return Fleet(meta["training"], meta["serving"], POLICIES[meta["policy"]])
+    except (KeyError, TypeError) as error:
+        raise of_another_version(f"its first line names no fleet that this one knows: {error}") from error
 
 
 def events_of(lines: Iterable[dict[str, Any]]) -> Iterator[Event]:

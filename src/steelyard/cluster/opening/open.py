@@ -18,6 +18,7 @@ from typing import Any
 from ...artefact import Watch, sha256_of, write_durably
 from ...doctor import ask, examine, snapshot
 from ...errors import Lacking, Problem, Where, WrongUse
+from ...older import read_as
 from ...places import data_folder
 from ...trust import make_keys
 from .hosts_file import Host, Hosts
@@ -254,7 +255,7 @@ def _noted(cluster: Hosts) -> list[Host]:
     """Hosts that were opened under this name, as they were reached."""
     try:
         rows = json.loads((folder_of(cluster.name) / "opened.json").read_text())
-        return [Host(**row) for row in rows]
+        return [read_as(Host, row) for row in rows]
     except (OSError, ValueError, TypeError):
         return []
 

@@ -18,7 +18,8 @@ from typing import Any
 from ...artefact import write_durably
 from ...clock import utc_now
 from ...data import Query, standing_in_sources
-from ...errors import Problem, Where, WrongUse
+from ...errors import CheckFailed, Problem, Where, WrongUse
+from ...older import read_as
 from ...places import erased_file
 from ...recipe import load
 from ..garbage import size_of
@@ -210,10 +211,21 @@ def begun_orders() -> list[Order]:
     orders = []
     for path in sorted(folder_of("orders").glob("*.json")):
         with suppress(FileNotFoundError):
-            body = json.loads(path.read_text(encoding="utf-8"))
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
-            orders.append(Order(**values))
+            orders.append(read_order(path))
     return sorted(orders, key=lambda one: one.begun)
+
+
+def read_order(path: Path) -> Order:
+    """Raises CheckFailed where it is damaged, or another version wrote it in another way."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return read_as(Order, {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()})
+    except (ValueError, AttributeError) as error:
+        raise CheckFailed(
+            "data.erase_order", "an erasure that was begun cannot be read", where=Where(str(path)),
+            why=f"it is damaged, or another version began it: {error}",
+            hint=f"mv {path} elsewhere, then steelyard data erase with the same rows again",
+        ) from error  # fmt: skip
 
 
 def finish(order: Order) -> None:

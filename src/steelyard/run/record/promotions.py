@@ -11,13 +11,14 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...artefact import write_durably
 from ...clock import utc_now
 from ...errors import Lacking, Where
+from ...older import read_as
 from .workdir import Workdir
 
 FILE = "promotions.json"
@@ -51,12 +52,13 @@ def promotion(settings: dict[str, Any], **more: Any) -> Promotion:
 
 
 def read_promotions(place: Workdir) -> list[Promotion]:
-    """Oldest first; none where nothing, or nothing that can be read, is written there."""
-    names = {field.name for field in fields(Promotion)}
+    """Oldest first, from the last that cannot be read on: going back passes over none. None where nothing
+    is written there."""
+    stack: list[Promotion] = []
     with suppress(OSError, ValueError, TypeError, KeyError):
-        entries = json.loads((place.service / FILE).read_bytes())["promotions"]
-        return [Promotion(**{k: v for k, v in entry.items() if k in names}) for entry in entries]
-    return []
+        for entry in reversed(json.loads((place.service / FILE).read_bytes())["promotions"]):
+            stack.insert(0, read_as(Promotion, entry))
+    return stack
 
 
 def write_promotions(place: Workdir, promotions: Sequence[Promotion]) -> None:
@@ -104,7 +106,7 @@ def judged_in(place: Workdir, one: Promotion) -> set[str]:
 def candidates(place: Workdir) -> list[Promotion]:
     """What may be published next: the one that answers copies of requests."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return [Promotion(**json.loads((place.service / CANARY).read_bytes())["promotion"])]
+        return [read_as(Promotion, json.loads((place.service / CANARY).read_bytes())["promotion"])]
     return []
 
 

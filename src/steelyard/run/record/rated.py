@@ -28,6 +28,7 @@ from .workdir import Workdir
 FOLDER = "feedback"
 ACCEPTED, TRYING, STATE = "accepted.json", "trying.json", "state.json"
 SOURCES = "rated-*.jsonl"
+NAMES = {"ability", "kind", "fields", "hash"}  # of a row
 SHARE = 0.1  # of an ability whose sources have weights: what is drawn from ratings
 
 
@@ -36,8 +37,11 @@ def folder_of(place: Workdir) -> Path:
 
 
 def read_rated(place: Workdir, name: str) -> list[dict[str, Any]]:
-    """{"ability", "kind", "fields", "hash"} each; none where nothing was written."""
-    return list(read(place, name).get("rows", ()))
+    """{"ability", "kind", "fields", "hash"} each; none where nothing was written. Raises as `read` does."""
+    rows = read(place, name).get("rows", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= NAMES for row in rows):
+        raise unreadable(folder_of(place) / name)
+    return rows
 
 
 def read(place: Workdir, name: str) -> dict[str, Any]:
@@ -50,11 +54,15 @@ def read(place: Workdir, name: str) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(place.keys.open_bytes(text, name) if place.keys else text))
-    except ValueError as error:
-        raise CheckFailed(
-            "refresh.damaged", f"{path} is damaged, or sealed", where=Where(str(path)),
-            hint=f"rm {path}; then steelyard refresh RECIPE learns from the ratings anew",
-        ) from error  # fmt: skip
+    except (ValueError, TypeError) as error:
+        raise unreadable(path) from error
+
+
+def unreadable(path: Path) -> CheckFailed:
+    return CheckFailed(
+        "refresh.damaged", f"{path} is damaged, or sealed", where=Where(str(path)),
+        hint=f"rm {path}; then steelyard refresh RECIPE learns from the ratings anew",
+    )  # fmt: skip
 
 
 def write(place: Workdir, name: str, document: dict[str, Any]) -> None:

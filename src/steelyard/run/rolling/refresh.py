@@ -151,7 +151,7 @@ def settle(place: Workdir) -> dict[str, Any]:
     if last.get("state") != "canary":
         return state
     service = find(place.service)
-    if service is not None and service.fingerprint == last["hash"]:
+    if service is not None and service.fingerprint == last.get("hash"):
         accept(place)
         last = last | {"state": "promoted"}
     elif canary_of(place) is None:

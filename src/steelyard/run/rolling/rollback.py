@@ -17,6 +17,7 @@ from typing import Any
 from ...artefact import Artefact, Watch, enter_own_memory
 from ...errors import CheckFailed, Lacking, Refused, Where, WrongUse, writing_in
 from ...hardware import free_bytes
+from ...older import read_as
 from ...recipe import load
 from ...serving import ServeSettings, Service, check_port, find, promote, start
 from ...trust import keys_of
@@ -111,8 +112,12 @@ def stack_of(place: Workdir, live: Service | None) -> list[Promotion]:
 
 
 def in_place_of(before: Promotion, newer: Promotion) -> Promotion:
-    """The older model where the newer one stands: its address, its name, who may ask."""
-    settings = newer.settings | {name: before.settings[name] for name in OF_THE_MODEL}
+    """The older model where the newer one stands: its address, its name, who may ask.
+
+    A setting that came after the older model was published has its default then, not the newer model's."""
+    kept = {name: value for name, value in newer.settings.items() if name not in OF_THE_MODEL}
+    own = {name: before.settings[name] for name in OF_THE_MODEL if name in before.settings}
+    settings = kept | {"fingerprint": before.hash} | own
     return replace(before, settings=settings, keyed=newer.keyed, host=newer.host, port=newer.port)
 
 
@@ -174,7 +179,7 @@ def promote_again(
     before: Promotion, artefact: Artefact, entry: dict[str, Any], place: Workdir, old: Service | None
 ) -> Service:
     """The older model as a service of its own, in the place of the newer one."""
-    settings = ServeSettings(**{**before.settings, "api_key": key_of(before, entry)})
+    settings = read_as(ServeSettings, {**before.settings, "api_key": key_of(before, entry)})
     after = on_port(old, before.port)
     if after is None:
         check_port(before.host, before.port)

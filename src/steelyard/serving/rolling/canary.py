@@ -21,6 +21,7 @@ import orjson
 from starlette.types import ASGIApp
 
 from ...artefact import write_durably
+from ...older import read_as
 from ..base.guard import Caller
 from ..base.log import log
 from ..jobs.inner_call import ask
@@ -92,8 +93,8 @@ class Canary:
             self.order.candidate, asdict(self.order.budget), "shadowing",
         )  # fmt: skip
         if same:
-            with suppress(KeyError, TypeError):
-                self.tally, self.firsts = Tally(**earlier["tally"]), list(earlier["first_s"])
+            with suppress(KeyError, TypeError, ValueError):
+                self.tally, self.firsts = read_as(Tally, earlier["tally"]), list(earlier["first_s"])
 
     # ------------------------------------------------------------------ before the promotion
 
