@@ -22,7 +22,16 @@ import psutil
 import pytest
 
 from steelyard.artefact import Watch
-from steelyard.cluster import POLICIES, Decision, Fleet, read_jobs_file, replayed, run_jobs, status_of
+from steelyard.cluster import (
+    POLICIES,
+    Decision,
+    Fleet,
+    Submit,
+    read_jobs_file,
+    replayed,
+    run_jobs,
+    status_of,
+)
 from steelyard.cluster.driving import driver, heard, keeper, probe, workers
 from steelyard.cluster.driving.attempt import find, last_words, started_at
 from steelyard.cluster.driving.journal import JOURNAL, LOCK, Journal, is_driven, lease
@@ -463,8 +472,6 @@ def test_who_looks_at_the_lock_keeps_no_driver_out_and_a_driver_keeps_the_next_o
 
 
 def test_a_cut_off_last_line_never_happened_and_a_changed_one_is_refused(tmp_path) -> None:
-    from steelyard.cluster import Submit
-
     journal = Journal(tmp_path / "j", 2, "backfill", 1)
     journal.tell(Submit(1.0, "a", 1, 1, 1))
     journal.close()
@@ -481,6 +488,31 @@ def test_a_cut_off_last_line_never_happened_and_a_changed_one_is_refused(tmp_pat
     with pytest.raises(CheckFailed, match="damaged") as caught:
         Journal(tmp_path / "j", 2, "backfill", 3)
     assert caught.value.where.line == 3
+
+
+def test_what_a_driver_writes_whose_lease_is_over_never_happened(tmp_path) -> None:
+    path = tmp_path / "j"
+
+    def submit(name: str) -> Submit:
+        return Submit(journal.now_s, name, 1, 1, 1)
+
+    with lease(tmp_path) as held:
+        journal = older = Journal(path, 2, "backfill", held.epoch, held=held)
+        older.tell(submit("a"))
+        with lease_again(tmp_path) as held:
+            journal = newer = Journal(path, 2, "backfill", held.epoch, held=held)
+            newer.tell(submit("b"))
+            with pytest.raises(Refused, match="taken over"):
+                older.tell(submit("c"))
+            older.held = None  # it stood still between its look and its line
+            older.tell(submit("d"))
+            newer.tell(submit("e"))
+    again = Journal(path, 2, "backfill", 3)
+    assert again.known == {"a", "b", "e"}
+    rows = replayed(path)
+    assert len(rows) == 3 and all(recorded == made for _, recorded, made in rows)
+    for one in (older, newer, again):
+        one.close()
 
 
 def test_a_job_that_is_no_longer_in_the_file_is_cancelled(tmp_path) -> None:

@@ -27,13 +27,13 @@ from test_driving import WORKER, Jobs, wait
 from steelyard.artefact import Watch
 from steelyard.cluster import read_jobs_file, run_jobs
 from steelyard.cluster.driving import driver, keeper, workers
-from steelyard.cluster.driving.attempt import process_state
+from steelyard.cluster.driving.attempt import begin, process_state
 from steelyard.cluster.driving.far import attempt as attempts
 from steelyard.cluster.driving.far import place as far
 from steelyard.cluster.driving.far import there
 from steelyard.cluster.driving.far.attempt import GONE_S, FarAttempt, owner_of
 from steelyard.cluster.driving.heard import Heard
-from steelyard.errors import Lacking, Problem, Stopped, WrongUse
+from steelyard.errors import Lacking, Problem, Refused, Stopped, WrongUse
 from steelyard.model import trl_package
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes as Linux has them")
@@ -161,6 +161,35 @@ def test_a_driver_that_stops_hears_from_the_node_that_a_worker_has_ended(
     assert isinstance(jobs.problem, Stopped) and jobs.replays()
 
 
+def test_a_driver_that_wakes_in_the_middle_of_its_turn_takes_nothing(
+    played_ray, tmp_path, monkeypatch
+) -> None:
+    """Its machine stood still, and the server gave its lock up: another driver has the jobs by now."""
+    played_ray(named=1)
+    asleep, woken, plain = threading.Event(), threading.Event(), far.own
+
+    def own(folder: Path, *words: Any) -> None:
+        if not asleep.is_set():
+            asleep.set()
+            woken.wait(30)
+        plain(folder, *words)
+
+    monkeypatch.setattr(far, "own", own)
+    first = counting(tmp_path, NODES[:1], 60, 0.05)
+    frozen = first.begin()
+    assert asleep.wait(30)
+    (first.workdir / "driver.lock").unlink()
+    second = counting(tmp_path, NODES[:1], 60, 0.05)
+    driving = second.begin()
+    pid = second.worker("j0")
+    woken.set()
+    wait(frozen)
+    assert isinstance(first.problem, Refused) and first.problem.code == "jobs.driven"
+    wait(driving)
+    assert second.problem is None and {end.kind for end in second.ends.values()} == {"finish"}
+    assert (tmp_path / "j0.owners").read_text() == f"{pid} begins\n" and second.replays()
+
+
 @dataclass
 class PlayedLink:
     """Keeps what is asked."""
@@ -178,7 +207,7 @@ def two_played(folder: Path) -> far.OnRay:
     link = PlayedLink()
     nodes = [far.FarNode(address, link, [device]) for device, address in enumerate(NODES)]
     by_address = dict(zip(NODES, nodes, strict=True))
-    return far.OnRay(read_jobs_file(file), folder, link, Watch(), by_address, nodes)
+    return far.OnRay(read_jobs_file(file), folder, link, Watch(), by_address, nodes, 1)
 
 
 def test_a_beginning_that_is_lost_late_takes_nothing_from_the_next_attempt(tmp_path) -> None:
@@ -301,6 +330,30 @@ def test_a_keeper_ends_with_its_ownership_and_where_nobody_can_read_of_it(tmp_pa
     assert kept(tmp_path, ours, "", unread_s=0.3) == keeper.FENCED
 
 
+def test_a_keeper_heeds_no_word_of_a_driver_whose_lease_is_over(tmp_path) -> None:
+    """Neither that another attempt has the job, nor that it is to end, nor an order by its node."""
+    (tmp_path / "lease.json").write_text('{"epoch": 1}')
+    paths = {name: tmp_path / name for name in ("lock", "lease.json")}
+    places = {"folder": tmp_path / "a" / "4-1", "lock": paths["lock"], "lease": paths["lease.json"],
+              "cwd": tmp_path, "owner": tmp_path / "a" / attempts.OWNER}  # fmt: skip
+    attempts.own(tmp_path / "a", "4-1", 1)
+    running = begin("a", 4, 1, places, ("sleep", "60"), (0,), {})
+    assert until(lambda: (running.folder / "worker.json").exists())
+    (tmp_path / "lease.json").write_text('{"epoch": 2}')
+    attempts.own(tmp_path / "a", "5-1", 1)  # before the new driver has said anything
+    time.sleep(1.2)
+    assert running.alive() and owner_of(tmp_path / "a") == "5-1"
+    attempts.claim(tmp_path / "a", 4, 2)
+    assert owner_of(tmp_path / "a") == "4-1"
+    attempts.own(tmp_path / "a", "4-1", 1, ends=True)
+    there.act(str(running.folder), "kill", 1)
+    time.sleep(1.2)
+    assert running.alive() and attempts.word_of(tmp_path / "a") == ("4-1", False)
+    attempts.claim(tmp_path / "a", None, 3)
+    (tmp_path / "lease.json").write_text('{"epoch": 3}')
+    assert until(lambda: not running.alive()) and running.exit()[0] == keeper.FENCED
+
+
 def test_what_a_worker_has_started_ends_though_the_folder_hangs(tmp_path) -> None:
     """Nothing can be noted there then, and the lock is another machine's soon."""
     (tmp_path / "1-1").mkdir()
@@ -332,12 +385,12 @@ class PlayedNode:
     lost: bool = False
     ahead_s: float | None = None
 
-    def act(self, folder: Path, what: str) -> None: ...
+    def act(self, folder: Path, what: str, epoch: int) -> None: ...
 
 
 def test_unknown_is_alive_until_the_job_was_taken_and_its_node_is_lost(tmp_path) -> None:
     node = PlayedNode()
-    attempt = FarAttempt("a", 1, tmp_path / "a" / "1-1", (0,), node)
+    attempt = FarAttempt("a", 1, tmp_path / "a" / "1-1", (0,), node, 1)
     node.lost = True
     assert attempt.alive()  # it may still own the job
     attempt.kill()
@@ -351,7 +404,7 @@ def test_unknown_is_alive_until_the_job_was_taken_and_its_node_is_lost(tmp_path)
 
 
 def test_a_look_from_before_it_was_let_go_on_says_nothing(tmp_path) -> None:
-    attempt = FarAttempt("a", 1, tmp_path, (0,), PlayedNode())
+    attempt = FarAttempt("a", 1, tmp_path, (0,), PlayedNode(), 1)
     attempt.told = {"alive": True, "stopped": True, "asked_s": time.monotonic()}
     assert attempt.is_stopped()
     attempt.let_go_on()

@@ -35,7 +35,7 @@ from ..deciding import (
 from .feasible import check
 from .following import Listening, Services
 from .jobs_file import JobsFile, JobSpec
-from .journal import JOURNAL, Journal, Lease, lease
+from .journal import JOURNAL, Journal, Lease, lease, taken_over
 from .place import Here, Place
 from .probing import Finding, Probing, begin_probe
 from .workers import Workers
@@ -138,10 +138,7 @@ class Driver:
 
     def _turn(self) -> None:
         if not self.lease.holds():
-            raise Refused(
-                "jobs.driven", "another driver has taken over these jobs", where=Where(str(self.folder)),
-                hint="it goes on by itself",
-            )  # fmt: skip
+            raise taken_over(self.folder)
         for event in self.workers.look(self.journal.now_s):
             self._tell(event)
         self._hear_devices()
@@ -321,9 +318,9 @@ def run_jobs(
         why = "what holds a worker asks its kernel"
         raise Lacking("jobs.linux", "jobs are driven on Linux alone", why=why, hint=hint)
     _check_place(spec, ray)
-    with lease(folder) as held, place_of(spec, folder, watch, ray) as place:
+    with lease(folder) as held, place_of(spec, folder, watch, ray, held.epoch) as place:
         count, nodes = len(spec.devices), spec.nodes
-        journal = Journal(folder / JOURNAL, count, POLICY, held.epoch, spec.serving.devices, nodes)
+        journal = Journal(folder / JOURNAL, count, POLICY, held.epoch, spec.serving.devices, nodes, held)
         listening = Listening(services) if services and spec.serving.devices else None
         try:
             workers = Workers(spec, folder, held, place)
@@ -334,12 +331,14 @@ def run_jobs(
                 listening.end()
 
 
-def place_of(spec: JobsFile, folder: Path, watch: Watch, ray: str | None) -> AbstractContextManager[Place]:
+def place_of(
+    spec: JobsFile, folder: Path, watch: Watch, ray: str | None, epoch: int
+) -> AbstractContextManager[Place]:
     if ray is None:
         return nullcontext(Here(spec.devices, folder))
     from .far import on_ray
 
-    return on_ray(spec, folder, ray, watch)
+    return on_ray(spec, folder, ray, watch, epoch)
 
 
 def _check_place(spec: JobsFile, ray: str | None) -> None:

@@ -66,6 +66,13 @@ class Lease:
         return False
 
 
+def taken_over(folder: Path) -> Refused:
+    return Refused(
+        "jobs.driven", "another driver has taken over these jobs", where=Where(str(folder)),
+        hint="it goes on by itself",
+    )  # fmt: skip
+
+
 @contextmanager
 def lease(folder: Path) -> Iterator[Lease]:
     """Become the driver of this folder. Raises Refused while another lives: the kernel knows, by its lock."""
@@ -127,7 +134,8 @@ def of_another_version(why: str) -> CheckFailed:
 
 
 def read_journal(path: Path, mends: bool = False) -> list[dict[str, Any]]:
-    """Its whole lines; `mends`: a last one that a kill left half-written is removed. Raises CheckFailed."""
+    """Its whole lines, less those of a driver whose lease was over; `mends`: a last one that a kill left
+    half-written is removed. Raises CheckFailed."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -145,7 +153,17 @@ def read_journal(path: Path, mends: bool = False) -> list[dict[str, Any]]:
                 "jobs.journal", "the journal is damaged", where=Where(str(path), number),
                 hint="start these jobs in another --workdir: a recipe's work folder keeps its checkpoints",
             ) from error  # fmt: skip
-    return lines
+    return list(of_the_lease(lines))
+
+
+def of_the_lease(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A driver that stood still while another took over may have written one more line: it never counted."""
+    latest = 0
+    for line in lines:
+        epoch = line.get("lease", line.get("epoch", latest))  # an older version names none with an event
+        if epoch >= latest:
+            latest = epoch
+            yield line
 
 
 def first_fleet(lines: Iterable[dict[str, Any]]) -> Fleet:
@@ -205,10 +223,12 @@ class Journal:
     """Appends to the file; `fleet` is the state after its last line, `now_s` the time of the jobs."""
 
     def __init__(
-        self, path: Path, devices: int, policy: str, epoch: int, serving: int = 0, nodes: Sequence[str] = ()
-    ) -> None:
-        """`serving` of the devices are serving's; `nodes`: of each its node, where it is not of this one."""
-        self.path = path
+        self, path: Path, devices: int, policy: str, epoch: int, serving: int = 0, nodes: Sequence[str] = (),
+        held: Lease | None = None,
+    ) -> None:  # fmt: skip
+        """`serving` of the devices are serving's; `nodes`: of each its node, where it is not of this one;
+        `held`: the lease; once it is over nothing is written."""
+        self.path, self.held = path, held
         lines = read_journal(path, mends=True)
         self.file = path.open("ab")
         if not lines:
@@ -271,13 +291,16 @@ class Journal:
         return max(self.fleet.now_s, time.monotonic() + self.offset_s)
 
     def tell(self, event: Event) -> list[Decision]:
-        """What the core decides, once it is on the disk."""
+        """What the core decides, once it is on the disk. Raises Refused where another driver took over."""
         made = advance(self.fleet, event)
-        self._write({"event": fields_of(event), "decisions": [asdict(decision) for decision in made]})
+        decisions = [asdict(decision) for decision in made]
+        self._write({"event": fields_of(event), "epoch": self.fleet.epoch, "decisions": decisions})
         self._note(event, made)
         return made
 
     def _write(self, document: dict[str, Any]) -> None:
+        if self.held is not None and not self.held.holds():
+            raise taken_over(self.path.parent)
         self.file.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())

@@ -2,9 +2,10 @@
 
 It takes the job's lock, which the worker inherits: while any of the two lives no other attempt begins,
 whatever a driver believes. It refuses an order of a driver whose lease is over, starts the worker, waits for
-it, and writes how it ended. The worker dies with it. Where the job's folder is shared by machines, a file in
-it names the attempt that owns the job (`owner`): that may ask the worker to end, and another name there, or
-a folder that nobody can read any more, ends it at once.
+it, and writes how it ended. The worker dies with it. Where the job's folder is shared by machines, files in
+it name the attempt that owns the job (`owner`, a file for each lease): that may ask the worker to end, and
+another name there, or a folder that nobody can read any more, ends it at once. A driver whose lease is over
+may still write: its word counts for nothing.
 
 Standard library alone, started by its path: it is there in 20 ms.
 """
@@ -21,6 +22,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 LOCK_S = 60.0  # to wait for the attempt before this one to be gone
 FENCED, NO_LOCK, NO_START = 75, 76, 127  # exit codes of an attempt that never began, or was taken its job
@@ -39,10 +41,9 @@ def main(order_file: str) -> None:
     lock = os.open(order["lock"], os.O_RDWR | os.O_CREAT, 0o600)
     if not taken(lock, order.get("lock_s", LOCK_S)):
         return ended(folder, NO_LOCK, 0, "another attempt still owns the job")
-    with open(order["lease"], encoding="utf-8") as file:
-        if json.load(file)["epoch"] > order["epoch"]:
-            return ended(folder, FENCED, 0, "a newer driver has taken over")
-    owner = Owner(order["owner"], os.path.basename(folder)) if order.get("owner") else None
+    if epoch_of(order["lease"]) > order["epoch"]:
+        return ended(folder, FENCED, 0, "a newer driver has taken over")
+    owner = Owner(order, os.path.basename(folder)) if order.get("owner") else None
     if owner and not owner.is_ours():
         return ended(folder, FENCED, 0, "the job is another attempt's")
     before = oom_kills()
@@ -66,15 +67,19 @@ def main(order_file: str) -> None:
 class Owner:
     """Who owns the job, looked at by a thread: reading from a server that is gone may stand still."""
 
-    def __init__(self, path: str, name: str) -> None:
-        self.path, self.name = path, name
+    def __init__(self, order: dict[str, Any], name: str) -> None:
+        self.order, self.name = order, name
         self.read_s, self.asked, self.lost = clock_s(), False, ""
 
     def is_ours(self) -> bool:
-        """Opened anew each time: only then a client of a server asks it."""
-        with open(self.path, encoding="utf-8") as file:
-            says = json.load(file)
-        self.read_s, self.asked = clock_s(), bool(says.get("ends"))
+        """Opened anew each time: only then a client of a server asks it. Where a newer driver has not said
+        anything yet, what an older one says may be late: it changes nothing."""
+        says, epoch = newest_word(self.order["owner"], self.order["epoch"])
+        lease = epoch_of(self.order["lease"])
+        self.read_s = clock_s()
+        if epoch < lease:
+            return True
+        self.asked = bool(says.get("ends"))
         return bool(says["attempt"] == self.name)
 
     def look(self) -> None:
@@ -83,6 +88,24 @@ class Owner:
                 if not self.is_ours():
                     self.lost = "the job was taken from it"
             time.sleep(POLL_S)
+
+
+def newest_word(path: str, otherwise: int) -> tuple[dict[str, Any], int]:
+    """What the driver of the latest lease has said, and the epoch of that.
+
+    PATH alone, without an epoch, is an older version's and counts as `otherwise`. Raises OSError, ValueError.
+    """
+    folder, name = os.path.split(path)
+    ends = [one.removeprefix(f"{name}.") for one in os.listdir(folder) if one.startswith(f"{name}.")]
+    epoch = max((int(end) for end in ends if end.isdecimal()), default=-1)
+    with open(path if epoch < 0 else f"{path}.{epoch}", encoding="utf-8") as file:
+        says: dict[str, Any] = json.load(file)
+    return says, otherwise if epoch < 0 else epoch
+
+
+def epoch_of(lease: str) -> int:
+    with open(lease, encoding="utf-8") as file:
+        return int(json.load(file)["epoch"])
 
 
 def watched(worker: subprocess.Popen[bytes], owner: Owner) -> int:

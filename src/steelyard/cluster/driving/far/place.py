@@ -23,8 +23,8 @@ from ....trust import address_of
 from ...deciding import Decision, DeviceLost, Event, Signal
 from ...through_ray import WHERE, differs, ray_process
 from ..jobs_file import JobsFile
-from ..journal import LOCK
-from .attempt import OWNER, FarAttempt, own, owner_of
+from ..journal import LOCK, taken_over
+from .attempt import OWNER, FarAttempt, claim, own, owner_of
 from .link import Link
 
 LOOK_S = 0.4
@@ -58,8 +58,8 @@ class FarNode:
     def silent_s(self) -> float:
         return time.monotonic() - self.answered_s
 
-    def act(self, folder: Path, what: str) -> None:
-        self.tell("act", str(folder), what)
+    def act(self, folder: Path, what: str, epoch: int) -> None:
+        self.tell("act", str(folder), what, epoch)
 
     def tell(self, name: str, *words: Any) -> None:
         """Something that has no answer: where it is not heard, the next look says how things stand."""
@@ -125,6 +125,7 @@ class OnRay:
     watch: Watch
     nodes: dict[str, FarNode]
     of: list[FarNode]  # of each device
+    epoch: int  # of the driver's lease
     word: str = field(default_factory=lambda: secrets.token_hex(16))
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -205,11 +206,15 @@ class OnRay:
         self, job: str, seq: int, epoch: int, places: Mapping[str, Path], command: tuple[str, ...],
         devices: tuple[int, ...], more: Mapping[str, str], idle: bool = False,
     ) -> FarAttempt:  # fmt: skip
-        """The folder is there before it is asked for, so that no later driver takes the same one."""
+        """The folder is there before it is asked for, so that no later driver takes the same one. Raises
+        Refused where one has taken it."""
         folder, node = places["folder"], self.of[devices[0]]
-        folder.mkdir(parents=True, exist_ok=True)
-        own(folder.parent, folder.name)
-        attempt = FarAttempt(job, seq, folder, devices, node)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            raise taken_over(self.folder) from error
+        own(folder.parent, folder.name, epoch)
+        attempt = FarAttempt(job, seq, folder, devices, node, epoch)
         node.attempts[str(folder)] = attempt
         paths = {name: str(path) for name, path in places.items()} | {"owner": str(folder.parent / OWNER)}
         hosts = ",".join(dict.fromkeys(self.of[device].address for device in devices))
@@ -221,7 +226,7 @@ class OnRay:
 
         def lost(kind: str, why: str) -> None:
             if owner_of(folder.parent) == folder.name:  # else another attempt has the job by now
-                own(folder.parent, "")  # should it have begun after all
+                own(folder.parent, "", epoch)  # should it have begun after all
             node.attempts.pop(str(folder), None)
             attempt.failed = f"{node.address}: {why}"
 
@@ -232,7 +237,9 @@ class OnRay:
         if not (folder / "order.json").exists() or owner_of(folder.parent) != folder.name:
             return None
         node = self.of[decision.devices[0]]
-        attempt = FarAttempt(decision.job, decision.seq, folder, decision.devices, node, begun=True)
+        attempt = FarAttempt(
+            decision.job, decision.seq, folder, decision.devices, node, self.epoch, begun=True
+        )
         node.attempts[str(folder)] = attempt
         until_s = time.monotonic() + SIGNAL_S
         while node in self.there() and not attempt.told and time.monotonic() < until_s:
@@ -243,11 +250,8 @@ class OnRay:
     def end_strays(self, job: str, wanted: Decision | None, folders: Iterable[Path]) -> None:
         """The job is theirs no more: their keepers read that."""
         folder = next((folder.parent for folder in folders), None)
-        if folder is None:
-            return
-        owner = owner_of(folder)
-        if owner and (wanted is None or not owner.startswith(f"{wanted.seq}-")):
-            own(folder, "")
+        if folder is not None:
+            claim(folder, wanted.seq if wanted else None, self.epoch)
 
     def answers(self, device: int) -> bool:
         node = self.of[device]
@@ -263,9 +267,10 @@ class OnRay:
 
 
 @contextmanager
-def on_ray(spec: JobsFile, folder: Path, address: str, watch: Watch) -> Iterator[OnRay]:
-    """Connected to the cluster with this head. Raises Lacking where it, its nodes or the folder that they
-    share are not there."""
+def on_ray(spec: JobsFile, folder: Path, address: str, watch: Watch, epoch: int) -> Iterator[OnRay]:
+    """Connected to the cluster with this head, by the lease of this epoch.
+
+    Raises Lacking where it, its nodes or the folder that they share are not there."""
     with ray_process(address, "asking") as process:
         link = Link(process)
         nodes: dict[str, FarNode] = {}
@@ -273,7 +278,7 @@ def on_ray(spec: JobsFile, folder: Path, address: str, watch: Watch) -> Iterator
             where = address_of(name)
             nodes.setdefault(where, FarNode(where, link)).devices.append(device)
         of = [nodes[address_of(name)] for name in spec.nodes]
-        place = OnRay(spec, folder, link, watch, nodes, of)
+        place = OnRay(spec, folder, link, watch, nodes, of, epoch)
         link.begin()
         place.meet()
         yield place

@@ -7,6 +7,7 @@ by their folders. Answers are plain data.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..attempt import Attempt, begin, find
+from ..keeper import epoch_of
 from ..place import ProbeHere, start_probe
 
 CALL = "cluster:run_jobs"  # the code that has to be equal
@@ -62,7 +64,7 @@ def look(folders: list[str], probes: list[int]) -> dict[str, Any]:
     for folder in [folder for folder in ATTEMPTS if folder not in folders]:
         del ATTEMPTS[folder]
     found = {folder: _state(folder) for folder in folders}
-    over = {number: PROBES.pop(number).said() for number in probes if _is_over(number)}
+    over = {number: PROBES.pop(number).said() for number in probes if _has_answered(number)}
     return {"mono": time.monotonic(), "attempts": found, "probes": over}
 
 
@@ -84,10 +86,17 @@ def _attempt(folder: str) -> Attempt | None:
     return ATTEMPTS[folder]
 
 
-def act(folder: str, what: str) -> None:
+def act(folder: str, what: str, epoch: int) -> None:
+    """An order of a driver whose lease is over is refused; it may still let go on what it has held."""
     attempt = _attempt(folder)
-    if attempt is not None:
+    if attempt is not None and (what in ("let_go_on", "release") or not _is_over(folder, epoch)):
         ACTS[what](attempt)
+
+
+def _is_over(folder: str, epoch: int) -> bool:
+    with suppress(OSError, ValueError, KeyError):
+        return epoch_of(json.loads(Path(folder, "order.json").read_text())["lease"]) > epoch
+    return False
 
 
 def begin_probe(number: int, by: tuple[str, ...], folder: str) -> None:
@@ -100,7 +109,7 @@ def end_probe(number: int) -> None:
         PROBES.pop(number).kill()
 
 
-def _is_over(number: int) -> bool:
+def _has_answered(number: int) -> bool:
     return number in PROBES and PROBES[number].over()
 
 
