@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from lineages import BEST, CRANE, LONG, MAIL, ROWS, TWIN, Made
+from lineages import BEST, CRANE, LONG, MAIL, ROWS, TWIN, Made, publish
 
-from steelyard.data import suppressed
+from steelyard.artefact import Inputs, Watch
+from steelyard.data import clean, suppressed
 from steelyard.errors import CheckFailed, Lacking, WrongUse
 from steelyard.places import cache_folder, state_folder
 from steelyard.recipe import load
@@ -19,6 +22,8 @@ from steelyard.run import erase, order_of, trace
 from steelyard.run import up as run_up
 from steelyard.run.erasing import erase as erasing
 from steelyard.run.erasing.order import begun_orders
+from steelyard.run.record.cleaning import cleaning, marks, wait_for_cleanings
+from steelyard.run.record.workdir import locked
 from steelyard.serving.base.store import ObjectStore, Stored, store_folder
 from steelyard.trust import append_log, read_log
 
@@ -143,6 +148,52 @@ def test_a_kill_at_any_place_and_the_second_call_goes_on(made, at):
     assert len(proofs) == 1 and begun_orders() == []
     assert CANARY.encode() not in bytes_below(made.place.folder, state_folder(), cache_folder())
     assert suppressed().rows == {proofs[0]["rows"][0]["text_hmac_sha256"]}
+
+
+class Cleaning(threading.Thread):
+    """Another run's cleaning, which has read the list of erased rows before one came onto it."""
+
+    def __init__(self, made: Made) -> None:
+        super().__init__()
+        self.made, self.begun = made, threading.Event()
+        self.start()
+        assert self.begun.wait(10)
+
+    def run(self) -> None:
+        place, settings = self.made.place, self.made.dataset.manifest["settings"]
+        with cleaning(place.folder):
+            draft = place.store.draft("dataset", "q" * 64, "clean", settings, {})
+            clean(Inputs(), {**settings, "root": str(self.made.root)}, draft, Watch())
+            self.begun.set()
+            while not suppressed().rows:
+                time.sleep(0.01)
+            time.sleep(0.3)  # the erasure looks for what goes on now
+            late = place.store.publish(draft, {}, {})
+            publish(place, "checkpoint", "r", {"model.safetensors": CANARY}, dataset=late)
+
+
+def test_a_cleaning_that_had_begun_is_waited_for_and_what_it_made_goes_too(made, monkeypatch):
+    other = Cleaning(made)
+    proof = erase(["rows.jsonl:12"])[0]
+    other.join()
+    assert CANARY.encode() not in bytes_below(made.place.folder, state_folder(), cache_folder())
+    assert len(proof["removed"]) >= 6 and list(marks().iterdir()) == []
+    (marks() / "dead").write_text("of a process that was killed")
+    with cleaning(made.place.folder), pytest.raises(Lacking) as busy:
+        wait_for_cleanings(wait_s=0.2)
+    assert busy.value.code == "data.cleaning" and busy.value.where.file == str(made.place.folder)
+    with cleaning(made.place.folder):
+        wait_for_cleanings("/elsewhere", wait_s=0.2)
+    assert list(marks().iterdir()) == []
+
+
+def test_what_a_run_made_while_an_erasure_could_not_go_on_goes_too(made):
+    with locked(made.place), pytest.raises(Lacking):
+        erase(["rows.jsonl:12"])
+    publish(made.place, "checkpoint", "r", {"model.safetensors": CANARY}, dataset=made.dataset)
+    erase([])
+    assert CANARY.encode() not in bytes_below(made.place.folder, state_folder(), cache_folder())
+    assert begun_orders() == []
 
 
 def test_a_sealed_run_is_traced_and_erased_too(home, monkeypatch):

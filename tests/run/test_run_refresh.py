@@ -15,8 +15,9 @@ import pytest
 from conftest import free_port
 
 from steelyard import run
+from steelyard.artefact import Watch
 from steelyard.cli.verbs.upkeep.refreshing import _lines, _status_lines
-from steelyard.data import suppress
+from steelyard.data import row_of, suppress, text_hash
 from steelyard.errors import CheckFailed, Lacking, Stopped, WrongUse
 from steelyard.recipe import load
 from steelyard.run.record.feedback import standing_in_ratings, weighed_here
@@ -287,6 +288,41 @@ def test_a_refresh_that_gains_nothing_is_refused():
 
 
 # ------------------------------------------------------------------ trained
+
+
+class Erasing(Watch):
+    """Somebody erases a row of the ratings when the data are clean, and one of the recipe's afterwards."""
+
+    def __init__(self, place: Workdir, *rows: list[dict[str, str]]) -> None:
+        super().__init__()
+        self.work, self.rows = place, list(rows)
+        self.events: list[str] = []
+
+    def log(self, event: str, **fields: Any) -> None:
+        self.events.append(event)
+        if event == "step.end" and fields["step"] == "clean" and self.rows:
+            hash = text_hash(row_of({"messages": self.rows.pop(0)}))
+            suppress([hash])
+            erase_rated(self.work, {hash})
+
+
+def test_a_row_that_is_erased_while_a_run_goes_on_is_not_taught(desk):
+    rated, own = chat("qrstuv", "hello"), chat(prompts("abcdefgh", 1, 120)[7], "ok")
+    desk.path.write_text(desk.path.read_text().replace("max_steps: 60", "max_steps: 2"))
+    line = json.dumps({**bad("qrstuv", "hello", "r")}) + "\n"
+    (desk.folder / "ratings" / "a.jsonl").write_text(line)
+    recipe = load(desk.path, ["refresh={feedback: ratings, least: 1}"])
+    (row,) = weighed_here(recipe, desk.place).rows
+    desk.place.folder.mkdir(parents=True)
+    write_rated(desk.place, TRYING, [asdict(row)])
+    watch = Erasing(desk.place, rated, own)
+    run.up(recipe, until="train", watch=watch, rated=TRYING)
+    assert watch.rows == [] and watch.events.count("run.rows_erased") == 2
+    (dataset,) = (desk.place.folder / "artefacts").glob("dataset-*")
+    kept = (dataset / "train.jsonl").read_text() + (dataset / "test.jsonl").read_text()
+    assert "qrstuv" not in kept and own[0]["content"] not in kept
+    (steps,) = (desk.place.folder / "artefacts").glob("checkpoint-*/steps.jsonl")
+    assert len(steps.read_text().splitlines()) == 119
 
 
 def test_rated_answers_are_learnt_and_poison_is_refused(desk):

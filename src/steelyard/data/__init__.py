@@ -10,7 +10,16 @@ from .looking.page import page_facts
 from .looking.sets import DataSet, judged_now, open_set, plain_settings
 from .looking.shown import Wanted, plain_text, show, visible
 from .looking.split import parts_of, split_set
-from .looking.traced import Query, Traced, row_of, source_texts, standing_in_sources, strings_of, traced
+from .looking.traced import (
+    Query,
+    Traced,
+    row_of,
+    source_texts,
+    standing,
+    standing_in_sources,
+    strings_of,
+    traced,
+)
 from .making.make import MakeOrder, make_rows
 from .making.pictures import Found, make_pictures
 from .making.rated import UNFINISHED, Fault, Line, Rating, ratings_of
@@ -32,6 +41,6 @@ __all__ = [
     "check", "clean", "clean_files", "count", "differences", "fingerprint", "guess_map", "judged_now",
     "make_pictures", "make_rows", "nearest", "needed_files", "open_set", "page_facts", "parts_of",
     "plain_settings", "plain_text", "ratings_of", "redact", "row_of", "rows", "rows_with", "show", "sniff",
-    "source_texts", "split_set", "standing_in_sources", "strings_of", "suppress", "suppressed",
+    "source_texts", "split_set", "standing", "standing_in_sources", "strings_of", "suppress", "suppressed",
     "taught_hashes", "text_hash", "traced", "url_of", "visible", "weigh",
 ]  # fmt: skip

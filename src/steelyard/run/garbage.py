@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from typing import Any
 from ..errors import Lacking, Where, WrongUse
 from ..places import cache_folder
 from .known import entries, lock_holder
+from .record.delete import delete
 from .record.promotions import referred
 from .record.workdir import Workdir, locked
 
@@ -115,17 +115,6 @@ def remove(waste: Iterable[Waste], dry_run: bool) -> tuple[list[Waste], list[Spa
         else:
             removed.append(one)
     return removed, spared
-
-
-def delete(path: Path) -> str | None:
-    """Why it could not be removed; None where it is gone. Renamed first: nothing is left half there."""
-    aside = path.with_name(f".part-gc-{os.getpid()}-{path.name.lstrip('.')}")
-    try:
-        path.rename(aside)
-        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
 
 
 # ------------------------------------------------------------------ one work folder

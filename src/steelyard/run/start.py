@@ -15,6 +15,7 @@ from ..report import save
 from ..trust import REHEARSED, check_rehearsal
 from .known import remember
 from .path.driver import drive
+from .path.erased import ErasedMeanwhile
 from .path.run import Run, new_run
 from .planning.checks import check_serving
 from .planning.prepare import prepare
@@ -22,7 +23,7 @@ from .planning.ready import Ready
 from .record.acts import written
 from .record.outcome import Outcome, names_until
 from .record.rated import ACCEPTED, with_rated
-from .record.workdir import LoggedWatch, locked, opened
+from .record.workdir import LoggedWatch, Workdir, locked, opened
 
 Confirm = Callable[[Ready], bool]
 UNSERVED = ("plan", "clean", "train")
@@ -72,21 +73,33 @@ def up(
         written(logged, "key.made", kind="sealing", key=place.keys.id)
     from ..data import asked_once  # numpy and more, which looking at a recipe does without
 
-    with locked(place), writing_in(place.folder), asked_once(), with_rated(recipe, place, rated) as recipe:
-        if until == "serve":
-            check_serving(recipe, place)
-        count = 1 + len(names_until(until, optional_steps(recipe)))
-        logged.at(Place("plan", 1, count))
-        ready = prepare(recipe, place, logged)
-        remember(place, ready.id, recipe, logged)
-        run = new_run(ready, logged, keep)
-        run.before = before
-        agreed = confirm is None or confirm(ready)
-        if until == "plan":
-            return run.outcome
-        if not agreed:
-            raise Stopped("run.declined", "nothing was started", hint="run it again with --yes to go on")
-        return drive(run, until, lambda run: report(run, language))
+    with locked(place), writing_in(place.folder), asked_once():
+        while True:
+            try:
+                with with_rated(recipe, place, rated) as taught:
+                    run = begun(taught, place, logged, until, confirm, keep)
+                    run.before = before
+                    return (
+                        run.outcome if until == "plan" else drive(run, until, lambda r: report(r, language))
+                    )
+            except ErasedMeanwhile:
+                confirm = None  # the same work, less some rows
+
+
+def begun(
+    recipe: Recipe, place: Workdir, watch: LoggedWatch, until: str, confirm: Confirm | None, keep: bool
+) -> Run:
+    """Planned and agreed to, before its first step. Raises Stopped where it is declined."""
+    if until == "serve":
+        check_serving(recipe, place)
+    count = 1 + len(names_until(until, optional_steps(recipe)))
+    watch.at(Place("plan", 1, count))
+    ready = prepare(recipe, place, watch)
+    remember(place, ready.id, recipe, watch)
+    agreed = confirm is None or confirm(ready)
+    if not agreed and until != "plan":
+        raise Stopped("run.declined", "nothing was started", hint="run it again with --yes to go on")
+    return new_run(ready, watch, keep)
 
 
 def rehearsed(recipe: Recipe) -> Recipe:

@@ -23,6 +23,7 @@ from ..reading.messages import Misfit
 from ..reading.shapes import content_of, filled
 from ..reading.sources import Source
 from ..row import Row, Unreadable, text_hash, tight
+from ..steps import Suppressed
 from .sets import KINDS, WRITTEN, Drop, Origin, files_of, read_drops
 
 HASH_LEAST = 12  # hex digits that name a row
@@ -172,6 +173,15 @@ def placed(
                 fields = orjson.loads(line)
                 if ids is None or fields["id"] in ids:
                     yield fields["id"], (name.removesuffix(".jsonl"), tuple(strings_of(fields)))
+
+
+def standing(folder: Path, erased: Suppressed) -> set[str]:
+    """Ids of the rows of a dataset that stayed in it, and that are on the list now."""
+    if not erased.rows or not (folder / ORIGINS).is_file():
+        return set()
+    lines = (orjson.loads(line) for line in (folder / ORIGINS).read_bytes().splitlines())
+    listed = {one["id"] for one in lines if "hash" in one and erased.holds(one["hash"])}
+    return {id for id, _ in placed(folder, listed)} if listed else set()
 
 
 NOT_TEXT = ("id", "ability", "role", "compare", "type")

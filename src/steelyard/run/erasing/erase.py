@@ -1,6 +1,7 @@
 """`data erase`: carry out an order, to its end whatever interrupts it.
 
-    order on disk -> list that every cleaning honours -> made again if asked -> removed -> looked for -> proof
+    order on disk -> list that every cleaning honours -> cleanings that had begun -> looked again
+        -> made again if asked -> removed -> looked for -> proof
 
 Each part may be done twice. With `remake` nothing is removed before what replaces it has passed its gate; the
 older service serves until then. Files of the user (sources, exports) are never changed.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,16 +26,18 @@ from ...errors import CheckFailed, Lacking, Problem, Where, WrongUse
 from ...places import erased_file, state_folder
 from ...recipe import Recipe, load
 from ...trust import keys_of
-from ..garbage import delete, paths_in_use, read_json
+from ..garbage import paths_in_use, read_json
 from ..known import entries
 from ..record.alone import alone
+from ..record.cleaning import wait_for_cleanings
+from ..record.delete import delete
 from ..record.promotions import publishing
 from ..record.rated import erase_rated
 from ..record.workdir import Workdir, locked
-from ..service.canary import end_canary
+from ..service.canary import canary_of, end_canary
 from ..start import up
 from .lineage import DATASET, published, settings_of, unfinished, works
-from .order import Order, begun_orders, finish, folder_of, order_of, save
+from .order import Order, begun_orders, finish, folder_of, looked_again, order_of, save
 from .tracing import own_texts, texts_of_others, written
 
 REPORTS = ("report.html", "report.json")
@@ -88,6 +91,8 @@ def taken(lock: Path) -> Lacking:
 def carry_out(order: Order, texts: Sequence[str], watch: Watch) -> dict[str, Any]:
     suppress_rows(order.hashes)
     watch.log("erase.begun", order=order.id, rows=len(order.rows))
+    wait_for_cleanings(order.within)
+    save(order := looked_again(order))
     if order.remake:
         order = made_again(order, watch)
     removed = remove(order, texts, watch)
@@ -152,7 +157,7 @@ def remove(order: Order, texts: Sequence[str], watch: Watch) -> list[dict[str, A
 
     removed: list[dict[str, Any]] = []
     for work in order.works:
-        removed += remove_in(work, work["folder"] in order.remade, texts)
+        removed += remove_in(work, order, texts)
     for one in order.stored:
         drop_stored(one["service"], one["kind"], one["id"])
         removed.append({"kind": one["kind"], "path": one["path"], "hash": None, "bytes": 0})
@@ -174,17 +179,18 @@ def rated_gone(order: Order) -> list[dict[str, Any]]:
     return removed
 
 
-def remove_in(work: Mapping[str, Any], remade: bool, texts: Sequence[str]) -> list[dict[str, Any]]:
+def remove_in(work: Mapping[str, Any], order: Order, texts: Sequence[str]) -> list[dict[str, Any]]:
     """In one work folder: artefacts, whatever is unfinished there, its report, lines of its log."""
-    place = Workdir(Path(work["folder"]))
+    place, remade = Workdir(Path(work["folder"])), work["folder"] in order.remade
     if not place.folder.is_dir():
         return []
     removed = []
     with locked(place), publishing(place):
+        artefacts = now_in(work, order)  # a run that held the lock has made more since
         if not remade:
-            end_service(place)
+            end_service(place, {one["hash"] for one in artefacts})
         kept = set((read_json(place.refers) or {}).get("artefacts", ())) if remade else set()
-        for one in work["artefacts"]:
+        for one in artefacts:
             path = Path(one["path"])
             if path.name not in kept and path.exists():
                 gone(path)
@@ -214,15 +220,27 @@ def gone(path: Path) -> None:
         )  # fmt: skip
 
 
-def end_service(place: Workdir) -> None:
-    """What it serves has learnt the rows."""
+def now_in(work: Mapping[str, Any], order: Order) -> list[Mapping[str, Any]]:
+    """The artefacts that hold the rows, or learnt them, as they lie in the folder now."""
+    with suppress(Problem):  # without its key: what was found with it
+        (work,) = looked_again(replace(order, works=(work,), within=work["folder"])).works
+    return list(work["artefacts"])
+
+
+def end_service(place: Workdir, going: Collection[str]) -> None:
+    """It goes where what it serves goes; one that a run has published since without the rows stays."""
     from ...serving import bury, find
 
-    service = find(place.service)
-    if service is not None:
-        service.stop(now=True)
-    bury(place.service)
-    end_canary(place, Watch())
+    stays = set[str]()
+    with suppress(Problem):
+        stays = {a.hash for work in works(place.folder) for a in work.artefacts} - set(going)
+    service, candidate = find(place.service), canary_of(place)
+    if service is None or service.fingerprint not in stays:
+        if service is not None:
+            service.stop(now=True)
+        bury(place.service)
+    if candidate is None or candidate.fingerprint not in stays:
+        end_canary(place, Watch())
 
 
 def clear_log(log: Path, texts: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Order:
     left: tuple[Mapping[str, Any], ...]
     remake: bool = False
     remade: tuple[str, ...] = ()  # folders whose run has been done again
+    within: str = ""  # the one work folder that was asked for
 
     @property
     def hashes(self) -> frozenset[str]:
@@ -81,8 +82,38 @@ def order_of(
         stored=tuple(dict(h.more) for h in holders if "service" in h.more and h.kind != "sealed"),
         left=tuple([*left_of(holders), *sources_of(found)]),
         remake=remake,
+        within=str(workdir.absolute()) if workdir else "",
     )
     return order, tuple(found)
+
+
+def looked_again(order: Order) -> Order:
+    """With the artefacts that have been published since: a run may have read the rows before they were on the
+    list. Those of the order stay in it, also where they are gone by now."""
+    folder = Path(order.within) if order.within else None
+    every = works(folder) if folder is None or (folder / "artefacts").is_dir() else []
+    found = rows_of(every, Query(tuple(order.hashes))) if order.rows else []
+    touched = datasets_of(one for one in found if one.row.hash in order.hashes)
+    before = {work["folder"]: work for work in order.works}
+    gone = {one["hash"] for work in order.works for one in work["artefacts"]}
+    made = made_of(touched | gone, every)
+    for work in every:
+        if has(work, touched, made):
+            now, then = work_order(work, touched, made, order.remake), before.get(str(work.folder))
+            before[str(work.folder)] = with_those(now, then) if then else now
+    return replace(order, works=tuple(before.values()))
+
+
+def with_those(now: dict[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there now, and what an earlier look has found."""
+    paths = {one["path"] for one in then["artefacts"]}
+    artefacts = [*then["artefacts"], *(one for one in now["artefacts"] if one["path"] not in paths)]
+    steps = list(dict.fromkeys([*then["steps"], *now["steps"]]))
+    serves = then["serves"] or now["serves"]
+    return {
+        **then, "artefacts": artefacts, "steps": steps, "serves": serves,
+        "until": "serve" if serves else last_of(steps),
+    }  # fmt: skip
 
 
 def check_named(words: Sequence[str], found: Sequence[Found]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ...artefact import Place
 from ...errors import Stopped
 from ..record.outcome import STEP_NAMES, Outcome
+from .erased import check_erased
 from .run import Run, predicted, refer
 from .step import Again, Step
 from .steps import STEPS, step_of
@@ -37,9 +38,10 @@ def drive(run: Run, until: str, report: Callable[[Run], None]) -> Outcome:
 
 
 def one(run: Run, step: Step, later: list[Step]) -> Again:
-    """One step; a failure is marked before it goes on up."""
+    """One step; a failure is marked before it goes on up. Raises ErasedMeanwhile before it begins."""
     if run.watch.stop:
         raise Stopped("run.stopped", f"stopped before {step.name}", hint="run the same command again")
+    check_erased(run)
     record, place = run.outcome.record(step.name), place_of(run, step, later)
     run.watch.at(place)
     run.watch.log("step.start", step=step.name, **place.as_fields())

@@ -11,6 +11,7 @@ from ..record.approval import check_approved
 from ..service.load import measure_load
 from ..service.sample import ask_sample
 from ..service.services import api_key
+from .erased import check_erased
 from .learn import counted, learn
 from .run import Run, predicted
 from .step import Again, Step
@@ -20,7 +21,7 @@ def published(run: Run, step: Step) -> Again:
     """The service goes live; predicted and measured stand beside each other.
 
     Raises Refused where the recipe asks for an approval that is not there, Lacking where the candidate died,
-    and what `run.before` raises.
+    ErasedMeanwhile, and what `run.before` raises.
     """
     record, recipe, compressed = run.outcome.record(step.name), run.ready.recipe, run.artefacts["compressed"]
     verdict = run.artefacts.get("verdict")
@@ -39,6 +40,7 @@ def published(run: Run, step: Step) -> Again:
             why="it had answered before; its last words stand in the log",
             hint="free memory, then run the same command again: all steps are reused",
         )
+    check_erased(run)
     run.outcome.service = run.candidates.publish(run.keep, verdict)
     record.artefact, record.hash, record.state = str(compressed.folder), compressed.hash, "done"
     measured = {"wall_s": candidate.wall_s, "peak_rss_bytes": float(memory.bytes)} | speed

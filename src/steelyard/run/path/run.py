@@ -38,6 +38,7 @@ class Run:
     begun: float = field(default_factory=time.monotonic)
     before: Callable[[Run], None] | None = None  # looks at the candidate before it is published
     ended: bool = False  # every step that was asked for is done
+    erased: str | None = None  # digest of the list of erased rows that the data set has no row of
 
     @property
     def store(self) -> Store:

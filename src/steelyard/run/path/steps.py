@@ -10,6 +10,7 @@ from ...artefact import Artefact, Settings
 from ...forms import FORMS
 from ..planning.ready import Ready
 from ..planning.sources import data_settings, input_hashes
+from .erased import cleaned
 from .gate import gate_settings, judged, judged_service
 from .make import by_children
 from .publish import published
@@ -99,7 +100,7 @@ def sized(run: Run, compressed: Artefact) -> None:
 STEPS = (
     Step(
         name="clean",
-        do=by_children,
+        do=cleaned,
         call="data:clean",
         enters=("data:clean", CHILD),
         settings=clean_settings,

@@ -86,7 +86,9 @@ def tried_out(
 
     def before(run: Run) -> None:
         learnt = {row["hash"] for row in read_rated(place, ACCEPTED)}
-        compared.update(against_standing(run, [row for row in rows if row["hash"] not in learnt]))
+        tried = read_rated(place, TRYING)  # less what was erased meanwhile
+        compared.clear()
+        compared.update(against_standing(run, [row for row in tried if row["hash"] not in learnt]))
         check_no_loss(compared)
         check_gain(compared)
 
