@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steelyard.artefact import Inputs, Store, Watch
-from steelyard.data import KINDS, clean, clean_files, count, fingerprint
+from steelyard.data import KINDS, check, clean, clean_files, count, fingerprint
 from steelyard.errors import Lacking, Stopped, WrongUse
 
 FILES = ("train.jsonl", "test.jsonl", "dropped.jsonl", "account.json")
@@ -236,6 +236,13 @@ def test_a_made_row_that_asks_what_is_held_out_neither_judges_nor_teaches(tmp_pa
     held = {row["messages"][0]["content"] for row in got.test}
     assert not held & {row["messages"][0]["content"] for row in got.train}
     assert got.account["by_reason"] == {"contamination": len(held)} and got.account["made"] == 20 - len(held)
+    settings = {"sources": sources, "clean": {"test_share": 0.1}, "eval": {}, "root": str(tmp_path)}
+    checked = check(settings)  # `validate` and `plan` count as cleaning does
+    assert checked["by_reason"] == got.account["by_reason"] and checked["kept"] == got.account["kept"]
+    assert checked["held_out"] == len(held) == checked["abilities"]["main"]["test"]
+    assert checked["abilities"]["main"]["train"] == len(got.train)
+    counted = count(settings, Words())
+    assert (counted["held_out"], counted["rows"]) == (len(held), len(got.train))
 
 
 def test_an_evaluation_file_is_the_test_and_stays_out_of_training(tmp_path):

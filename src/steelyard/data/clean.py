@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,7 @@ from .judging import Judged, Others, elsewhere
 from .reading.folders import DROPPED
 from .reading.sources import Source, files_of
 from .row import Row, Unreadable, as_line, text_hash
-from .steps import Rules, packages_of, suppressed, token_counter
-from .whole import Verdict
+from .steps import packages_of, suppressed, token_counter
 
 
 def clean(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
@@ -153,12 +152,10 @@ def divide(
     kept_file: Path, original_file: Path, notes: list[KeptNote], cleaning: Cleaning, folder: Path
 ) -> dict[str, Any]:
     """Write train.jsonl and test.jsonl; how many rows each ability has in them."""
-    order, settled = cleaning.order, set(cleaning.settled)
+    order = cleaning.order
+    chosen = cleaning.divided([(n.ability, n.prompt, n.made) for n in notes])
+    settled = cleaning.settled
     staying = [one for number, one in enumerate(notes) if number not in settled]
-    chosen = cleaning.test_prompts([(n.ability, n.prompt, n.made) for n in staying])
-    for number in made_beside_test(notes, chosen, cleaning.order.rules) - settled:
-        cleaning.sieve.drop_kept(number, Verdict("contamination"))
-        settled.add(number)
     weights = draw_weights([n for n in staying if n.prompt not in chosen])
     groups = groups_in([n.prompt for n in staying if n.prompt not in chosen], cleaning)
     train: Counter[str] = Counter()
@@ -188,18 +185,6 @@ def divide(
             a: {"train": train[a], "test": test[a], "own_eval": a in order.evals}
             for a in sorted({*train, *test})
         },
-    }
-
-
-def made_beside_test(notes: Sequence[KeptNote], chosen: Collection[bytes], rules: Rules) -> set[int]:
-    """Numbers of made rows that ask what rows of people are held out for: they neither judge nor teach it."""
-    if not rules.enabled or "contamination" in rules.off:
-        return set()
-    written = {one.ability for one in notes if not one.made}
-    return {
-        number
-        for number, one in enumerate(notes)
-        if one.made and one.prompt in chosen and one.ability in written
     }
 
 

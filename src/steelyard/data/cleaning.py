@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import Where, WrongUse
 from .account import Account, FileAccount
-from .held_out import candidates, held_out
+from .held_out import candidates, held_out, made_beside
 from .judging import Batch, Judged, Judging, Piece, Sieve, here
 from .questions import Questions
 from .reading.files import Broken, open_data
@@ -22,7 +22,7 @@ from .reading.shapes import shape_of
 from .reading.sources import Source, files_of, paths_of, rows
 from .row import Row, Unreadable, digest, text_hash
 from .steps import NEAR, Rules, check_tagger, suppressed
-from .whole import GrowingRagged, asked_shingles, groups_of
+from .whole import GrowingRagged, Verdict, asked_shingles, groups_of
 
 BATCH_ROWS, BATCH_CHARS = 1024, 1 << 20
 
@@ -167,6 +167,18 @@ class Cleaning:
         )
         both = zip(kept, groups, strict=True)
         return {prompt for (_, prompt, _), (_, group, _) in both if group in chosen}
+
+    def divided(self, kept: Sequence[tuple[str, bytes, bool]]) -> set[bytes]:
+        """Of all rows that `run` gave: the prompts whose rows are held out.
+
+        Made rows that would teach them as well go as contamination, and count among the `settled`."""
+        chosen = self.test_prompts([one for number, one in enumerate(kept) if number not in self.settled])
+        rules = self.order.rules
+        if rules.enabled and "contamination" not in rules.off:
+            for number in sorted(made_beside(kept, chosen) - self.settled):
+                self.sieve.drop_kept(number, Verdict("contamination"))
+                self.settled.add(number)
+        return chosen
 
     # -------------------------------------------------------------- evaluation rows
 

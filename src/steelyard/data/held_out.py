@@ -42,6 +42,16 @@ def candidates(kept: Sequence[tuple[str, bytes, bool]]) -> list[tuple[str, bytes
     return [(ability, prompt) for ability, prompt, made in kept if not (made and ability in written)]
 
 
+def made_beside(kept: Sequence[tuple[str, bytes, bool]], chosen: Collection[bytes]) -> set[int]:
+    """Numbers of made rows that ask what rows of people are held out for: they neither judge nor teach it."""
+    written = {ability for ability, _, made in kept if not made}
+    return {
+        number
+        for number, (ability, prompt, made) in enumerate(kept)
+        if made and prompt in chosen and ability in written
+    }
+
+
 def rows_to_hold(rows: int, share: float | None, needed: int | None = None) -> int:
     """How many rows of an ability to hold out; at least one where a share is wanted and two are there.
 

@@ -27,8 +27,8 @@ def check(settings: Mapping[str, Any], recipe: Path | None = None) -> dict[str, 
     order, account = cleaning.order, cleaning.account
     check_maps(order, recipe)
     every = [(j.row.ability, j.prompt, j.made, file) for j, file in cleaning.run() if j.row]
+    chosen = cleaning.divided([(ability, prompt, made) for ability, prompt, made, _ in every])
     notes = [note for number, note in enumerate(every) if number not in cleaning.settled]
-    chosen = cleaning.test_prompts([(ability, prompt, made) for ability, prompt, made, _ in notes])
     abilities = {a: {"train": 0, "test": 0} for a in sorted({note[0] for note in notes} | set(order.evals))}
     for row in cleaning.test:
         abilities[row.ability]["test"] += 1

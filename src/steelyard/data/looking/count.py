@@ -29,8 +29,8 @@ def count(settings: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     cleaning = Cleaning.of(CleanOrder.of(settings, counter(tokenizer)), rows_limit=ROWS_READ)
     order = cleaning.order
     every = [(judged.row, judged.prompt) for judged, _ in cleaning.run() if judged.row]
+    chosen = cleaning.divided([(row.ability, prompt, row.made) for row, prompt in every])
     kept = [one for number, one in enumerate(every) if number not in cleaning.settled]
-    chosen = cleaning.test_prompts([(row.ability, prompt, row.made) for row, prompt in kept])
     train = [row for row, prompt in kept if prompt not in chosen]
     held = Counter(row.ability for row, prompt in kept if prompt in chosen)
     scale = unread_factor(cleaning.account)
