@@ -248,6 +248,28 @@ def test_an_ability_without_answers_is_not_passed_over(monkeypatch):
     assert list(against.compared(("a", None), ("b", None), ["echo"] * 98)) == ["echo"]
 
 
+def test_an_ability_of_made_rows_alone_is_compared_by_them(tmp_path):
+    """What a rating has made asks nothing; a made row where people wrote none does."""
+    rows = {
+        "test.jsonl": [("a", "rows.jsonl:1", False)],
+        "train.jsonl": [
+            ("a", "made.jsonl:1", True), ("b", "made.jsonl:2", True), ("b", "rated-b.jsonl:1", True),
+            ("c", "rated-c.jsonl:1", True),
+        ],
+    }  # fmt: skip
+    for name, given in rows.items():
+        lines = [
+            {"id": id, "ability": a, "messages": chat("q", "r")} | ({"made": True} if made else {})
+            for a, id, made in given
+        ]
+        (tmp_path / name).write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    of = SimpleNamespace(path=lambda: tmp_path)
+    recipe = SimpleNamespace(gate=SimpleNamespace(abilities={}))
+    ready = SimpleNamespace(artefacts={"dataset": of}, ready=SimpleNamespace(recipe=recipe))
+    own = {ability: [row["id"] for row in part] for ability, part in against.own_rows(ready).items()}
+    assert own == {"a": ["test.jsonl:rows.jsonl:1"], "b": ["train.jsonl:made.jsonl:2"]}
+
+
 def test_what_serves_and_is_not_there_is_not_passed_over(quiet, monkeypatch):
     recipe = load(quiet.path, ["serve.keys=keys.json"])
     place = opened(recipe, None)

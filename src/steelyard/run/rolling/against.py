@@ -19,6 +19,7 @@ from typing import Any
 from ...errors import CheckFailed, Lacking, Where
 from ...gate import difference, score, verdict_on
 from ...hardware import free_bytes
+from ...older import read_as
 from ...recipe import Recipe
 from ...serving import ServeSettings, find, start
 from ..path.run import Run
@@ -63,18 +64,26 @@ def against_standing(run: Run, rated: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def own_rows(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Rows by ability that nobody rated, held-out ones first."""
+    """Rows by ability that nobody rated, held-out ones first. Made ones where an ability has no others: it is
+    compared by what it has."""
     dataset, recipe = run.artefacts["dataset"].path(), run.ready.recipe
     compares = {name: gate.compare for name, gate in recipe.gate.abilities.items()}
     rows: dict[str, list[dict[str, Any]]] = {}
+    made: dict[str, list[dict[str, Any]]] = {}
     for name in ("test.jsonl", "train.jsonl"):
         for row in lines_of(dataset / name):
-            if row.get("made") is True or not askable(row):
+            if is_rated(row) or not askable(row):
                 continue
             row["id"] = f"{name}:{row['id']}"
             row["compare"] = scored_as(row.get("compare") or compares.get(row["ability"]))
-            rows.setdefault(row["ability"], []).append(row)
-    return rows
+            (made if row.get("made") is True else rows).setdefault(row["ability"], []).append(row)
+    return made | rows
+
+
+def is_rated(row: Mapping[str, Any]) -> bool:
+    """What raters say must not judge what raters have taught."""
+    source = Path(str(row["id"]).rpartition(":")[0]).name
+    return row.get("made") is True and source.startswith("rated-")
 
 
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -223,7 +232,7 @@ def standing_url(place: Workdir, recipe: Recipe) -> Iterator[Standing | None]:
     check_room(last)
     artefact = place.store.open(place.store.folder / last.folder)
     key = secrets.token_urlsafe(24)
-    alone = start(artefact.path(), replace(ServeSettings(**last.settings), api_key=key, **PLAIN))
+    alone = start(artefact.path(), replace(read_as(ServeSettings, last.settings), api_key=key, **PLAIN))
     try:
         yield Standing(alone.url, key, last.hash)
     finally:
