@@ -16,7 +16,7 @@ from steelyard.artefact import Store
 
 USAGE = [
     # words, exit code, code, part of message or hint
-    (["nonsense"], 2, "cli.usage", "No such command"),
+    (["nonsense"], 2, "cli.usage", "see steelyard --help"),
     (["vlidate"], 2, "cli.usage", "validate"),
     (["up", "--nonsense"], 2, "cli.usage", "--nonsense"),
     (["up", "--until", "nowhere", "r.yaml"], 2, "cli.usage", "nowhere"),
@@ -51,6 +51,8 @@ USAGE = [
     (["pull", "org/name", "--offline"], 2, "cli.offline", "DIR"),
     (["pull", "org/name"], 2, "cli.offline", "DIR"),  # HF_HUB_OFFLINE: conftest.py
     (["init", "x", "--data", "none.csv"], 2, "init.no_data", "none.csv"),
+    (["data", "pictures", "--nonsense"], 2, "cli.usage", "see steelyard data pictures --help"),
+    (["data", "nonsense"], 2, "cli.usage", "see steelyard data --help"),
     (["stop", "nothing"], 2, "run.unknown", "nothing"),
 ]
 

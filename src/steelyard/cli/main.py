@@ -62,10 +62,17 @@ def _verb(arguments: list[str]) -> int:
 def _usage(error: Exception, arguments: list[str]) -> WrongUse:
     text = getattr(error, "format_message", lambda: str(error))()
     message, _, near = text.partition(" Did you mean ")
-    verb = next((word for word in arguments if not word.startswith("-")), "")
-    help_line = f"steelyard {verb} --help" if verb and "command" not in message else "steelyard --help"
+    help_line = f"{_command(error, arguments, message)} --help"
     hint = f"did you mean {near}   " if near else ""
     return WrongUse("cli.usage", message.strip() or "wrong use", hint=f"{hint}see {help_line}")
+
+
+def _command(error: Exception, arguments: list[str], message: str) -> str:
+    """The command whose help tells more: the subcommand that was misused, the group of one that is none."""
+    if path := getattr(getattr(error, "ctx", None), "command_path", ""):
+        return str(path)
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    return f"steelyard {verb}" if verb and "command" not in message else "steelyard"
 
 
 def _failed(error: Exception) -> int:
