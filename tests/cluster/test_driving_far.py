@@ -233,6 +233,32 @@ def test_a_node_whose_folder_is_mounted_later_is_asked_again(tmp_path) -> None:
     assert name == "sees" and node.sees == ""
 
 
+def test_jobs_that_had_begun_go_on_without_a_node_that_lacks_the_folder(tmp_path, monkeypatch) -> None:
+    """Before their first event it is refused; afterwards its devices are lost, until it has the folder."""
+    place = two_played(tmp_path)
+    one, two = place.of
+    one.sees, two.sees = "", "no such folder: /jobs"
+    place.link.hear = lambda wait_s=0.0: None
+    monkeypatch.setattr(place, "_ask_all", lambda: None)
+    with pytest.raises(Lacking) as refused:
+        place.meet()
+    assert refused.value.code == "jobs.shared" and NODES[1] in refused.value.message
+    (tmp_path / "journal.jsonl").touch()
+    told: list[str] = []
+    monkeypatch.setattr(place.watch, "log", lambda event, **fields: told.append(f"{event} {fields['why']}"))
+    place.meet()
+    assert told == [f"jobs.omit {refused.value.message}: no such folder: /jobs; asked again"]
+    one.answered_s = time.monotonic()
+    assert [event.device for event in place.look(1.0, {})] == [1] and not place.answers(1)
+    assert list(place.look(2.0, {})) == []
+    two.sees, two.answered_s = "", time.monotonic()
+    assert list(place.look(3.0, {})) == [] and place.answers(1) and not two.apart
+    one.sees = "differs: other code"
+    two.sees = "no such folder"
+    with pytest.raises(Lacking):  # none is left
+        place.meet()
+
+
 def test_the_difference_of_two_clocks_follows_their_drift(tmp_path) -> None:
     node = two_played(tmp_path).of[0]
     nothing = {"attempts": {}, "probes": {}}

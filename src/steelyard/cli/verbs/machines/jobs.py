@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = (
     "start", "preempt", "lend", "reclaim", "finish", "stop", "wake", "isolate", "readmit", "repair", "retire",
-    "warn",
+    "omit", "warn",
 )  # fmt: skip
 
 Workdir = Annotated[

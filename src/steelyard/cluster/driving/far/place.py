@@ -23,7 +23,7 @@ from ....trust import address_of
 from ...deciding import Decision, DeviceLost, Event, Signal
 from ...through_ray import WHERE, differs, ray_process
 from ..jobs_file import JobsFile
-from ..journal import LOCK, taken_over
+from ..journal import JOURNAL, LOCK, taken_over
 from .attempt import OWNER, FarAttempt, claim, own, owner_of
 from .link import Link
 
@@ -50,6 +50,7 @@ class FarNode:
     ahead_s: float | None = None
     moved_s: float = 0.0  # when that was known last
     lost: bool = False
+    apart: bool = False  # it was left out of jobs that had begun: it shares no folder, or runs other code
     signalled: bool = False
     attempts: dict[str, FarAttempt] = field(default_factory=dict)  # that it says something of, by folder
     probes: dict[int, Any] = field(default_factory=dict)  # answers; ... while there is none
@@ -130,7 +131,10 @@ class OnRay:
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def meet(self) -> None:
-        """Until each node that is there has said that it shares the folder. Raises Lacking."""
+        """Until each node that is there has said that it shares the folder.
+
+        Raises Lacking where one does not. Jobs that had begun go on without it, as without a node that is
+        lost; it is asked again."""
         write_durably(self.folder / WORD, self.word.encode())
         until_s = time.monotonic() + MEET_S
         while time.monotonic() < until_s:
@@ -139,11 +143,14 @@ class OnRay:
             there = self.there()
             if self.link.alive is not None and all(node.sees is not None for node in there):
                 break
-        for node in self.there():
-            if node.sees and node.sees.startswith("differs: "):
-                raise differs(node.address, node.sees.removeprefix("differs: "))
-            if node.sees:
-                raise self._shares_nothing(node)
+        apart = [node for node in self.there() if node.sees]
+        if apart and not (self.is_again() and any(node.sees == "" for node in self.there())):
+            raise self._refusal(apart[0])
+        for node in apart:
+            node.apart = True
+            refusal = self._refusal(node)
+            why = f"{refusal.message}: {refusal.why}; asked again"
+            self.watch.log("jobs.omit", job="", devices=node.devices, why=why)
         if not any(node.sees == "" for node in self.there()):
             others = ", ".join(sorted(self.link.alive or ())) or "none"
             raise Lacking(
@@ -152,11 +159,17 @@ class OnRay:
                 hint="steelyard cluster start ADDRESS --head HEAD there, then run the same command again",
             )  # fmt: skip
 
+    def is_again(self) -> bool:
+        """These jobs had begun before."""
+        return (self.folder / JOURNAL).exists()
+
     def there(self) -> list[FarNode]:
         """Nodes that Ray has."""
         return [node for node in self.nodes.values() if node.address in (self.link.alive or ())]
 
-    def _shares_nothing(self, node: FarNode) -> Lacking:
+    def _refusal(self, node: FarNode) -> Lacking:
+        if node.sees and node.sees.startswith("differs: "):
+            return differs(node.address, node.sees.removeprefix("differs: "))
         return Lacking(
             "jobs.shared", f"the node {node.address} does not share {self.folder} with this machine",
             where=Where(field="--workdir"), why=node.sees or "",
@@ -188,6 +201,7 @@ class OnRay:
         for node in self.nodes.values():
             if node.lost:
                 node.lost = not (node.sees == "" and node.silent_s < SILENT_S)
+                node.apart = node.apart and node.lost
             elif self._is_lost(node, heard_s):
                 node.lost = True
                 yield from (DeviceLost(now_s, device) for device in node.devices)
@@ -197,7 +211,8 @@ class OnRay:
                 yield from (Signal(now_s, device, "heartbeat", what) for device in node.devices)
 
     def _is_lost(self, node: FarNode, heard_s: Mapping[int, float]) -> bool:
-        gone = node.silent_s > SILENT_S and node.address not in (self.link.alive or ())
+        away = node.apart or node.address not in (self.link.alive or ())
+        gone = node.silent_s > SILENT_S and away
         return gone and all(heard_s.get(device, math.inf) > SILENT_S for device in node.devices)
 
     # ------------------------------------------------------------------ what is decided
