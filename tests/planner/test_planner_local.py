@@ -188,6 +188,17 @@ def test_form_and_dtype_follow_the_instruction_set(isa, weights, form, dtype):
     assert filled.settings["compress"]["form"] == form and filled.settings["train"][0]["dtype"] == dtype
 
 
+def test_a_calibrated_form_is_another_on_another_number_of_cores():
+    """GPTQ's sums are made in as many parts as there are threads, and their last bits are others."""
+
+    def settings(form: str, cores: int) -> dict:
+        recipe = replace(RECIPE, compress=Compress(weights=form))
+        return fill(recipe, SMOL, replace(MACHINE, cores=cores), FACTS).settings["compress"]
+
+    assert settings("int4", 2) == {"form": "int4", "threads": 2} != settings("int4", 4)
+    assert settings("int8", 2) == {"form": "int8"} == settings("int8", 4)
+
+
 def test_a_service_has_room_for_the_requests_it_is_planned_for():
     load = Load(users=2, prompt_tokens=10_000, output_tokens=500)
     recipe = replace(RECIPE, goal=replace(RECIPE.goal, load=load))

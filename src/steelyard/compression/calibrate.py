@@ -4,7 +4,7 @@ Columns are rounded one after another. The error of each is compensated by adjus
 still in full precision, as far as their inputs correlate with its own over the rows (Frantar 2022). Each
 layer is fitted to the output of the layers already rounded.
 
-Equal weights, rows and cores give equal bytes. Memory: the weights in bf16, one layer in f32, the hidden
+Equal weights, rows and threads give equal bytes. Memory: the weights in bf16, one layer in f32, the hidden
 states of CALIBRATION_TOKENS. Heavy (torch): entered from step.py alone.
 """
 
@@ -29,8 +29,14 @@ BLOCK = 64  # columns whose errors are gathered before all later columns are adj
 DAMP = 0.01  # of the mean diagonal: keeps the inverse well behaved
 
 
-def calibrate(folder: Path, rows: Sequence[Sequence[int]], largest: int, watch: Watch) -> dict[str, Grouped]:
-    """The layers' matrices of the model in `folder`, by name, in 4 bits; `rows` are token ids."""
+def calibrate(
+    folder: Path, rows: Sequence[Sequence[int]], largest: int, watch: Watch, threads: int | None = None
+) -> dict[str, Grouped]:
+    """The layers' matrices of the model in `folder`, by name, in 4 bits; `rows` are token ids.
+
+    `threads`: to compute with, and part of what the bytes follow from; None: as many as torch takes."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     network = load(Path(folder), dtype="bfloat16").eval()
     chunks = list(chunks_of(rows, network))
     rounded: dict[str, Grouped] = {}

@@ -16,9 +16,10 @@ from .rows import calibration_rows
 def compress(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Figures:
     """Write `inputs.artefacts["checkpoint"]` in `settings["form"]` into `out`.
 
-    A calibrated form reads the rows of `inputs.artefacts["dataset"]`; where there is no dataset (a model
-    served as it is) it is rounded to nearest, and form.json says so. Figures: bytes (of the payload's
-    weights), ratio (to bf16: 0.5 is half as large), calibration_tokens. Raises WrongUse, Stopped.
+    A calibrated form computes with `settings["threads"]` and reads the rows of `inputs.artefacts["dataset"]`;
+    where there is no dataset (a model served as it is) it is rounded to nearest, and form.json says so.
+    Figures: bytes (of the payload's weights), ratio (to bf16: 0.5 is half as large), calibration_tokens.
+    Raises WrongUse, Stopped.
     """
     form = settings["form"]
     if form not in FORMS:
@@ -26,7 +27,7 @@ def compress(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Fi
     folder = inputs.artefacts["checkpoint"].path()
     dataset = inputs.artefacts.get("dataset")
     rows = dataset.path() / "train.jsonl" if dataset and FORMS[form].calibrated else None
-    matrices, tokens = calibrated_matrices(form, folder, rows, watch)
+    matrices, tokens = calibrated_matrices(form, folder, rows, watch, settings.get("threads"))
     with watch.progress("compress", total=1, unit="model") as bar:
         export_form(folder, out.folder, form, matrices)
         bar.advance(1)
@@ -42,11 +43,12 @@ def _stored_bytes(folder: Path) -> int:
 
 
 def calibrated_matrices(
-    form: str, folder: Path, rows_file: Path | None, watch: Watch
+    form: str, folder: Path, rows_file: Path | None, watch: Watch, threads: int | None = None
 ) -> tuple[dict[str, Grouped] | None, int]:
     """The matrices of a calibrated form and the tokens they were fitted on; None: to the nearest.
 
-    A checkpoint that has learnt its rounding brings them along. Raises Stopped.
+    `threads`: to compute with; sums of others have other last bits. A checkpoint that has learnt its rounding
+    brings them along. Raises Stopped.
     """
     spec = FORMS[form]
     if spec.trained and (folder / GRID).exists():
@@ -58,4 +60,4 @@ def calibrated_matrices(
     rows = calibration_rows(rows_file, Tokenizer(folder), CALIBRATION_TOKENS)
     if not rows:  # none that can be taught: to nearest, and form.json says so
         return None, 0
-    return calibrate(folder, rows, spec.group or 0, watch), sum(map(len, rows))
+    return calibrate(folder, rows, spec.group or 0, watch, threads), sum(map(len, rows))

@@ -74,7 +74,7 @@ def fill(
     settings = {
         "clean": {},  # nothing in it depends on the machine
         "train": stages,
-        "compress": {"form": form},
+        "compress": _compress(recipe, form, machine),
         "gate": gate_settings(recipe, facts),
         "serve": _serve(recipe, pruned_shape(shape, share, recipe), machine, form, origins),
     }
@@ -85,6 +85,13 @@ def fill(
         settings["qat"] = _rounding(recipe, left, form, machine, facts, origins)
     price = recipe.resources.price_per_h
     return Fill(settings=settings, origins=origins, price_usd_per_h=price.usd if price else None)
+
+
+def _compress(recipe: Recipe, form: str, machine: Machine) -> dict[str, Any]:
+    """Calibration sums in as many parts as there are cores, to other last bits; the other forms do not."""
+    brings = FORMS[form].trained and bool(recipe.train)  # the training has left the integers
+    calibrates = FORMS[form].calibrated and bool(recipe.data) and not brings
+    return {"form": form} | ({"threads": machine.cores} if calibrates else {})
 
 
 def _pruning(

@@ -37,7 +37,9 @@ def grid_of(inputs: Inputs, settings: Settings, out: Draft, watch: Watch) -> Pat
     if kept is not None:
         return kept
     rows = inputs.artefacts["dataset"].path("train.jsonl")
-    matrices, _ = calibrated_matrices(settings["form"], inputs.artefacts["base"].path(), rows, watch)
+    matrices, _ = calibrated_matrices(
+        settings["form"], inputs.artefacts["base"].path(), rows, watch, settings.get("threads")
+    )
     if matrices is None:
         raise WrongUse("data.no_rows", "no row can be taught", hint="give rows of messages or text")
     path = out.folder / GRID
