@@ -239,7 +239,7 @@ def test_jobs_that_had_begun_go_on_without_a_node_that_lacks_the_folder(tmp_path
     one, two = place.of
     one.sees, two.sees = "", "no such folder: /jobs"
     place.link.hear = lambda wait_s=0.0: None
-    monkeypatch.setattr(place, "_ask_all", lambda: None)
+    monkeypatch.setattr(far.OnRay, "_ask_all", lambda place: None)
     with pytest.raises(Lacking) as refused:
         place.meet()
     assert refused.value.code == "jobs.shared" and NODES[1] in refused.value.message

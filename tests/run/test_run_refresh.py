@@ -343,8 +343,8 @@ def test_a_row_that_is_erased_while_a_run_goes_on_is_not_taught(desk):
     (dataset,) = (desk.place.folder / "artefacts").glob("dataset-*")
     kept = (dataset / "train.jsonl").read_text() + (dataset / "test.jsonl").read_text()
     assert "qrstuv" not in kept and own[0]["content"] not in kept
-    (steps,) = (desk.place.folder / "artefacts").glob("checkpoint-*/steps.jsonl")
-    assert len(steps.read_text().splitlines()) == 119
+    assert len((dataset / "train.jsonl").read_text().splitlines()) == 119
+    assert len(list((desk.place.folder / "artefacts").glob("checkpoint-*"))) == 1
 
 
 def test_rated_answers_are_learnt_and_poison_is_refused(desk):
