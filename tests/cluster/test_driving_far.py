@@ -171,13 +171,13 @@ def test_a_driver_that_wakes_in_the_middle_of_its_turn_takes_nothing(
     def own(folder: Path, *words: Any) -> None:
         if not asleep.is_set():
             asleep.set()
-            woken.wait(30)
+            woken.wait(120)
         plain(folder, *words)
 
     monkeypatch.setattr(far, "own", own)
     first = counting(tmp_path, NODES[:1], 60, 0.05)
     frozen = first.begin()
-    assert asleep.wait(30)
+    assert asleep.wait(120)
     (first.workdir / "driver.lock").unlink()
     second = counting(tmp_path, NODES[:1], 60, 0.05)
     driving = second.begin()

@@ -249,9 +249,9 @@ def test_an_ability_without_answers_is_not_passed_over(monkeypatch):
 
 
 def test_an_ability_of_made_rows_alone_is_compared_by_them(tmp_path):
-    """What a rating has made asks nothing; a made row where people wrote none does."""
+    """A made row asks where people wrote none; what a rating has taught asks nothing."""
     rows = {
-        "test.jsonl": [("a", "rows.jsonl:1", False)],
+        "test.jsonl": [("a", "rows.jsonl:1", False), ("d", "rated-d.jsonl:1", True)],
         "train.jsonl": [
             ("a", "made.jsonl:1", True), ("b", "made.jsonl:2", True), ("b", "rated-b.jsonl:1", True),
             ("c", "rated-c.jsonl:1", True),
@@ -267,7 +267,10 @@ def test_an_ability_of_made_rows_alone_is_compared_by_them(tmp_path):
     recipe = SimpleNamespace(gate=SimpleNamespace(abilities={}))
     ready = SimpleNamespace(artefacts={"dataset": of}, ready=SimpleNamespace(recipe=recipe))
     own = {ability: [row["id"] for row in part] for ability, part in against.own_rows(ready).items()}
-    assert own == {"a": ["test.jsonl:rows.jsonl:1"], "b": ["train.jsonl:made.jsonl:2"]}
+    held, taught = {"a": ["rows.jsonl:1"], "d": ["rated-d.jsonl:1"]}, {"b": ["made.jsonl:2"]}
+    assert {a: [f"test.jsonl:{id}" for id in ids] for a, ids in held.items()} | {
+        a: [f"train.jsonl:{id}" for id in ids] for a, ids in taught.items()
+    } == own
 
 
 def test_what_serves_and_is_not_there_is_not_passed_over(quiet, monkeypatch):

@@ -72,7 +72,7 @@ def own_rows(run: Run) -> dict[str, list[dict[str, Any]]]:
     made: dict[str, list[dict[str, Any]]] = {}
     for name in ("test.jsonl", "train.jsonl"):
         for row in lines_of(dataset / name):
-            if is_rated(row) or not askable(row):
+            if (name == "train.jsonl" and is_rated(row)) or not askable(row):
                 continue
             row["id"] = f"{name}:{row['id']}"
             row["compare"] = scored_as(row.get("compare") or compares.get(row["ability"]))
@@ -81,7 +81,7 @@ def own_rows(run: Run) -> dict[str, list[dict[str, Any]]]:
 
 
 def is_rated(row: Mapping[str, Any]) -> bool:
-    """What raters say must not judge what raters have taught."""
+    """What raters say must not judge what raters have taught; a row that is held out has taught nothing."""
     source = Path(str(row["id"]).rpartition(":")[0]).name
     return row.get("made") is True and source.startswith("rated-")
 
