@@ -333,7 +333,6 @@ class Erasing(Watch):
 
 def test_a_row_that_is_erased_while_a_run_goes_on_is_not_taught(desk):
     rated, own = chat("qrstuv", "hello"), chat(prompts("abcdefgh", 1, 120)[7], "ok")
-    desk.path.write_text(desk.path.read_text().replace("max_steps: 60", "max_steps: 2"))
     line = json.dumps({**bad("qrstuv", "hello", "r")}) + "\n"
     (desk.folder / "ratings" / "a.jsonl").write_text(line)
     recipe = load(desk.path, ["refresh={feedback: ratings, least: 1}"])
@@ -341,13 +340,12 @@ def test_a_row_that_is_erased_while_a_run_goes_on_is_not_taught(desk):
     desk.place.folder.mkdir(parents=True)
     write_rated(desk.place, TRYING, [asdict(row)])
     watch = Erasing(desk.place, rated, own)
-    run.up(recipe, until="train", watch=watch, rated=TRYING)
+    run.up(recipe, until="clean", watch=watch, rated=TRYING)
     assert watch.rows == [] and watch.events.count("run.rows_erased") == 2
     (dataset,) = (desk.place.folder / "artefacts").glob("dataset-*")
     kept = (dataset / "train.jsonl").read_text() + (dataset / "test.jsonl").read_text()
     assert "qrstuv" not in kept and own[0]["content"] not in kept
     assert len((dataset / "train.jsonl").read_text().splitlines()) == 119
-    assert len(list((desk.place.folder / "artefacts").glob("checkpoint-*"))) == 1
 
 
 def test_rated_answers_are_learnt_and_poison_is_refused(desk):

@@ -29,6 +29,8 @@ def drive(run: Run, until: str, report: Callable[[Run], None]) -> Outcome:
             again = one(run, step, left)
             if again:
                 left = [*(step_of(name) for name in again if name in own), step, *left]
+        if until != STEPS[-1].name:  # what is published was looked at before
+            check_erased(run)
         run.ended = True
         return run.outcome
     finally:
