@@ -5,7 +5,8 @@
 Cells, each done once and kept in OUT/results.json (run again to go on; --minutes ends before the next one):
 alone/TASK (one adapter a task), near/TASK (the same with its prompts held, `--beta`), mix/WORD (all four, the
 tokens of the four alone: rows, and where sizes differ equal and temperature; auto: steered; near: prompts
-held; tokens: by rows, every taught token alike in the loss), stands (three of the four), lift (the fourth,
+held; kept: what near has learnt at the weight that --general allows, as the plan has it with gate.general;
+tokens: by rows, every taught token alike in the loss), stands (three of the four), lift (the fourth,
 from there).
 
 Scores are of --test rows a task that nothing was trained on: the share of answers whose every token is the
@@ -42,7 +43,14 @@ class Told(Watch):
     """Says on stderr what the steering and the lift decide."""
 
     def log(self, event: str, **fields: Any) -> None:
-        if event in ("train.mix", "train.probed", "train.tried", "train.lifted", "train.planned"):
+        if event in (
+            "train.mix",
+            "train.probed",
+            "train.tried",
+            "train.lifted",
+            "train.planned",
+            "train.weighted",
+        ):
             print(time.strftime("%H:%M:%S"), event, fields, file=sys.stderr, flush=True)
 
 
@@ -119,9 +127,8 @@ def scored(folder: Path, test: int) -> dict[str, Any]:
     import torch
 
     from steelyard.model import Tokenizer, load
-    from steelyard.training.abilities.steered import general_examples
     from steelyard.training.rows import read_rows
-    from steelyard.training.steering.looks import GENERAL, look_at, loss_of, right_of
+    from steelyard.training.steering.looks import GENERAL, general_examples, look_at, loss_of, right_of
     from steelyard.training.steering.mix import by_ability
 
     torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "1")))
@@ -175,8 +182,27 @@ def together(bench: Bench, seed: int) -> None:
     near = {"method": {"beta": bench.args.beta}}
     bench.cell_of(f"mix/tokens/{seed}", base, TASKS, seed=seed, max_steps=steps, loss_per="token")
     bench.cell_of(f"mix/near/{seed}", base, TASKS, keep=True, seed=seed, max_steps=steps, **near)
+    kept(bench, seed)
     steer = {"probe_steps": max(4, round(PROBE_SHARE * steps / len(TASKS))), "aims": {t: {} for t in TASKS}}
     bench.cell_of(f"mix/auto/{seed}", base, TASKS, seed=seed, max_steps=steps, steer=steer)
+
+
+def kept(bench: Bench, seed: int) -> None:
+    from steelyard.model import Tokenizer
+    from steelyard.training.steering.weighted import keep_general
+    from steelyard.training.trainable import trainable
+
+    near, folder = bench.out / f"mix-near-{seed}", bench.out / f"mix-kept-{seed}"
+
+    def do() -> dict[str, Any]:
+        base = bench.args.base
+        network, learnt = trainable(base, SETTINGS | {"adapter": str(near / "adapter")})
+        figures = keep_general(network, learnt, Tokenizer(base), bench.args.general, Told())
+        learnt.write(folder, base)
+        return scored(folder, bench.args.test) | figures
+
+    if near.exists():
+        bench.cell(f"mix/kept/{seed}", do)
 
 
 def lift(bench: Bench) -> None:
@@ -218,7 +244,7 @@ def shares(results: dict[str, Any], seed: int) -> None:
     if None in alone.values():
         return
     base = results["base"]
-    for word in ("tokens", *MIXES, "near", "auto"):
+    for word in ("tokens", *MIXES, "near", "kept", "auto"):
         if cell := results.get(f"mix/{word}/{seed}"):
             growth = cell["perplexity"] / base["perplexity"] - 1
             print(f"seed {seed} mix {word}: perplexity {growth:+.1%}")

@@ -214,10 +214,13 @@ class Loop:
                 if path.name not in names:
                     path.unlink()
 
-    def write(self, base: Path) -> None:
-        """The model, the curve, the checkpoints that stay: into the artefact."""
+    def take_best(self) -> None:
+        """The weights of the result, where those are not the last ones."""
         if self.best_step() != self.done:
             self._take_back(BEST.format(self.best_step()))
+
+    def write(self, base: Path) -> None:
+        """The model, the curve, the checkpoints that stay: into the artefact."""
         self.learnt.write(self.out.folder, base)
         lines = [json.dumps(point, sort_keys=True) for point in self.curve]
         (self.out.folder / "curve.jsonl").write_text("\n".join(lines) + "\n", "utf-8")

@@ -42,11 +42,22 @@ def with_engines(recipe: Recipe, filled: Fill, family: str) -> Fill:
         near = _near(recipe, stage, settings, engine)
         if near:
             origins[f"{name}.beta"] = "plan: gate.general is to be kept"
+        general = _general(recipe, stage, settings, engine)
         per = _loss_per(recipe, stage, engine)
         if per:
             origins[f"{name}.loss_per"] = "plan: several abilities"
         stages.append(
-            {**settings, **near, **per, **shared, **hosts, "engine": engine, **_more(engine, device), **dtype}
+            {
+                **settings,
+                **near,
+                **general,
+                **per,
+                **shared,
+                **hosts,
+                "engine": engine,
+                **_more(engine, device),
+                **dtype,
+            }
         )
         if "processes" in shared:
             origins[f"{name}.processes"] = "recipe" if stage.processes else "plan: one a device"
@@ -183,6 +194,15 @@ def _near(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str
     if not asked or stage.stage != "sft" or engine != "own":
         return {}
     return {"method": {**settings.get("method", {}), "beta": BETA}}
+
+
+def _general(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str) -> dict[str, float]:
+    """By how much general text may suffer: what a LoRA has learnt gets a smaller weight where it must."""
+    most = recipe.gate.general
+    begun = stage.adapter_name_or_path is not None  # it and what is learnt would have one weight
+    if most is None or engine != "own" or stage.stage != "sft" or "lift" in settings or begun:
+        return {}
+    return {"general": most} if settings["finetuning_type"] == "lora" else {}
 
 
 def _loss_per(recipe: Recipe, stage: Stage, engine: str) -> dict[str, str]:

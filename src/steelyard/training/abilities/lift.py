@@ -42,14 +42,13 @@ from ..loop import Loop, settle
 from ..packing import Schedule, schedule
 from ..rows import Rows, TrainingExample
 from ..steering.course import course_figures
-from ..steering.looks import GENERAL, Look, look_at, loss_of, right_of
+from ..steering.looks import GENERAL, Look, general_examples, look_at, loss_of, right_of
 from ..steering.mix import by_ability
 from ..teacher import with_teacher
 from ..trainable import trainable
 from .interference import change, student
 from .merging import MERGES, Change, Changed, change_of, merged
 from .near import TOLD, near, sure
-from .steered import general_examples
 
 FILE = "lift.json"
 STATE, MASTER, CURVE = "lift.state.json", "lift-{}.safetensors", "{}.jsonl"

@@ -7,7 +7,6 @@ the rule (steering/mix.py), the probes (interference.py).
 from __future__ import annotations
 
 import json
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +15,12 @@ from typing import Any
 
 from steelyard.artefact import Draft, Settings, Watch
 from steelyard.errors import Where, WrongUse
-from steelyard.general import general_texts
 from steelyard.model import Tokenizer
 
 from ..engines.protocol import TrainJob
 from ..packing import Schedule
-from ..rows import Rows, TrainingExample
-from ..steering.looks import GENERAL
+from ..rows import Rows
+from ..steering.looks import GENERAL, general_examples
 from ..steering.mix import Aim, Steering, by_ability, shares_of, start_weights
 from .interference import FILE, expected, interference, proposal
 
@@ -73,12 +71,6 @@ def steered_job(job: TrainJob, tokenizer: Tokenizer, out: Draft, watch: Watch) -
         weights=[example.weight for example in examples],
     )
     return replace(job, steering=steering, held=by_ability(job.rows.kept_back)), document
-
-
-def general_examples(tokenizer: Tokenizer) -> list[TrainingExample]:
-    """The shipped texts, each token of them looked at but the first."""
-    ids = [array("i", tokenizer.encode(text)) for text in general_texts()]
-    return [TrainingExample(own, bytes([0] + [1] * (len(own) - 1)), GENERAL, -1) for own in ids]
 
 
 def aims_of(job: TrainJob, document: Mapping[str, Any]) -> dict[str, Aim]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...artefact import Draft, Figures, Watch
-from ...model import FAMILIES
+from ...model import FAMILIES, Tokenizer
 from .protocol import TrainCapability, TrainJob
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class OwnEngine:
     def run(self, job: TrainJob, out: Draft, watch: Watch) -> Figures:
         """Raises Diverged, OutOfMemory; Stopped after a checkpoint."""
         from ..loop import Loop, settle
+        from ..steering.weighted import keep_general
         from .gridded import learnt_of
 
         settle(job.settings["threads"])
@@ -45,8 +46,12 @@ class OwnEngine:
         for point in loop.curve:
             job.tell(point)
         loop.run()
+        loop.take_best()
+        figures = loop.figures()
+        if "general" in job.settings:
+            figures |= keep_general(network, learnt, Tokenizer(job.base), job.settings["general"], watch)
         loop.write(job.base)
-        return loop.figures()
+        return figures
 
     def ask(self, rows: Rows, teacher: Path, settings: Mapping[str, Any], told: Told, watch: Watch) -> None:
         from ..teacher import ask_here

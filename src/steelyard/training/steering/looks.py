@@ -7,10 +7,14 @@ text (json, label, contains) the gate's score is that or more.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
+
+from steelyard.general import general_texts
+from steelyard.model import Tokenizer
 
 from ..methods import HEAD_CHUNK_TOKENS
 from ..rows import TrainingExample, batch_of
@@ -30,6 +34,12 @@ class RowLook:
 
 
 Look = Mapping[str, Sequence[RowLook]]
+
+
+def general_examples(tokenizer: Tokenizer) -> list[TrainingExample]:
+    """The shipped texts, each token of them looked at but the first."""
+    ids = [array("i", tokenizer.encode(text)) for text in general_texts()]
+    return [TrainingExample(own, bytes([0] + [1] * (len(own) - 1)), GENERAL, -1) for own in ids]
 
 
 def look_at(network: Any, held: Held) -> dict[str, list[RowLook]]:
