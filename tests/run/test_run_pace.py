@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from steelyard.artefact import SHORTER, Place, Progress, Scratch, Watch
+from steelyard.artefact import FEWER_WAYS, SHORTER, Place, Progress, Scratch, Watch
 from steelyard.recipe.recipe import Goal, Money
 from steelyard.run.path.pace import SURE_S, Paced, missed
 
@@ -85,6 +85,50 @@ def test_a_training_is_shortened_to_what_is_done_in_time(on_miss, answer, tmp_pa
     assert [event for event, _ in run.notes] == ["goal.missed", "goal.shorter"]
     shown(paced, 0.5, 100.0)
     assert not paced.missed
+
+
+def in_a_lift(run, tried=()):
+    """Three ways of 1,000 tokens, the last of twice as many, and one that merges; the first is half done."""
+    paced = Paced(run)
+    left = {"alone": 1000, "gentle": 1000, "replay": 2000, "ties": 0}
+    paced.log("train.ways", left={way: left[way] for way in left if way not in tried}, tried=list(tried))
+    bar = Progress(paced, "gentle" if tried else "alone", 1000.0, "tokens")
+    bar.started, bar.done = bar.started - 100.0, 500.0
+    paced.show(bar)
+    return paced
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "left_out"),
+    [(1000.0, None), (900.0, ["replay", "ties"]), (500.0, ["gentle", "replay", "ties"]), (310.0, None)],
+)
+def test_a_lift_is_paced_by_all_its_ways_and_shrinks_by_the_last(deadline_s, left_out, tmp_path):
+    """100 s are left of this way, 200 and 400 s of the next two, 100 s of what follows; 100 s are gone."""
+    run = run_with(100.0, deadline_s=deadline_s, on_miss="shrink")
+    paced, scratch = in_a_lift(run), Scratch(tmp_path)
+    assert bool(paced.missed) == (deadline_s < 900.1) == paced.stop
+    if left_out is None:
+        assert not paced.shortens(scratch)
+        assert deadline_s == 1000.0 or "no way would be done" in paced.refusal().why
+        return
+    assert paced.shortens(scratch) and not paced.stop
+    assert json.loads(scratch.read(FEWER_WAYS).read_bytes()) == left_out and not scratch.read(SHORTER)
+    assert [event for event, _ in run.notes] == ["goal.missed", "goal.fewer_ways"]
+
+
+@pytest.mark.parametrize("on_miss", ["go_on", "stop"])
+def test_a_lift_that_misses_says_so_and_stops_where_that_is_asked(on_miss, tmp_path):
+    run = run_with(100.0, deadline_s=300.0, on_miss=on_miss)
+    paced = in_a_lift(run, tried=["alone"])
+    assert [event for event, _ in run.notes] == ["goal.missed"] and paced.stop == (on_miss == "stop")
+    assert not paced.shortens(Scratch(tmp_path)) and paced.refusal().where.field == "goal.on_miss"
+
+
+def test_a_way_that_has_begun_is_left_out_where_an_earlier_one_is_done(tmp_path):
+    run = run_with(100.0, deadline_s=300.0, on_miss="shrink")
+    paced, scratch = in_a_lift(run, tried=["alone"]), Scratch(tmp_path)
+    assert paced.shortens(scratch)
+    assert json.loads(scratch.read(FEWER_WAYS).read_bytes()) == ["gentle", "replay", "ties"]
 
 
 def test_where_no_step_is_done_in_time_it_stops(tmp_path):

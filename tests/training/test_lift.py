@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_steering import uneven  # noqa: F401 - a fixture
 
-from steelyard.artefact import Inputs, Watch, adopt
+from steelyard.artefact import FEWER_WAYS, Inputs, Watch, adopt
 from steelyard.errors import Stopped, WrongUse
 from steelyard.model import Tokenizer, load
 from steelyard.training import pick, train
@@ -222,6 +222,20 @@ def test_a_killed_lift_goes_on_to_the_same_bytes(base, uneven, tmp_path):  # noq
     train(inputs, resolved, again, watch)
     assert watch.of("train.resumed")
     assert tiny.payload(again.folder) == tiny.payload(draft.folder)
+
+
+def test_ways_that_would_miss_the_deadline_are_not_tried(base, uneven, tmp_path):  # noqa: F811
+    """What `goal.on_miss: shrink` leaves in the scratch; the pace is told what each way takes."""
+    settings = {**LIFTED, "lift": {**LIFT, "routes": ["alone", "replay", "linear"]}}
+    inputs, resolved, draft = tiny.step(tmp_path, base, uneven, **settings)
+    draft.scratch.write(FEWER_WAYS, b'["replay", "linear"]')
+    watch = tiny.Listening()
+    train(inputs, resolved, draft, watch)
+    document = json.loads((draft.folder / "lift.json").read_text())
+    assert list(document["routes"]) == ["alone"] == document["ranked"]
+    assert document["left_out"] == ["replay", "linear"]
+    ((told),) = watch.of("train.ways")
+    assert list(told["left"]) == ["alone"] and told["left"]["alone"] > 0 and told["tried"] == []
 
 
 def test_a_stop_between_two_ways_does_none_twice(base, uneven, tmp_path):  # noqa: F811

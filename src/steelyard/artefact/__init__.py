@@ -23,7 +23,7 @@ from .files import (
     write_durably,
 )
 from .namespace import has_own_memory, may_own_memory, own_memory
-from .scratch import ENDED, SHORTER, Scratch, wrote_otherwise
+from .scratch import ENDED, FEWER_WAYS, SHORTER, Scratch, wrote_otherwise
 from .store import (
     Artefact,
     Draft,
@@ -41,6 +41,7 @@ from .watch import Place, Progress, Watch
 
 __all__ = [
     "ENDED",
+    "FEWER_WAYS",
     "IN_MEMORY",
     "SHORTER",
     "Artefact",

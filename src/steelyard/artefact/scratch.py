@@ -17,6 +17,7 @@ from .files import forget_pages, fsync_file, fsync_folder, private_folder, sha25
 ENDED = "ended.json"
 # Likewise: which steps to leave out so that the rest is done in time; stays for every later attempt.
 SHORTER = "shorter.json"
+FEWER_WAYS = "fewer_ways.json"  # likewise, of a lift: the ways that are not tried, so that it is done in time
 
 
 def set_aside(folder: Path) -> None:

@@ -194,6 +194,7 @@ STEP_TEXTS = {
     "train.fault": "note: {what}",
     "goal.missed": "note: {what}",
     "goal.shorter": "note: {what}",
+    "goal.fewer_ways": "note: {what}",
     "train.mended": "note: going on from the last checkpoint: each micro-batch in {parts} parts, without the"
     " batches of steps {steps}",
     "train.killed": "note: the training was ended for its memory; it goes on with smaller micro-batches",
@@ -207,6 +208,7 @@ FAULTS = (
     "train.hung",
     "goal.missed",
     "goal.shorter",
+    "goal.fewer_ways",
     "step.waits",
 )  # what a training met, and does now
 WHOLE_STEPS = ("train", "clean")  # steps whose one bar is all of their work

@@ -2,7 +2,8 @@
 
 `goal.on_miss` says what is done then: `go_on`; `stop` at the next safe point, with its checkpoint; `shrink`,
 go on from there with as many steps as are done in time, the schedule's end brought nearer; or `ask` a person
-which of these.
+which of these. A lift trains one way after the other: its pace is that of all that are left, and it shrinks
+by ways, the last of them first: half a way says nothing of what it is worth.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from itertools import accumulate
 from typing import Any
 
-from ...artefact import SHORTER, Place, Progress, Scratch, Watch
+from ...artefact import FEWER_WAYS, SHORTER, Place, Progress, Scratch, Watch
 from ...errors import Refused, Where
 from ...units import show_s
 from .learn import price_per_h
@@ -35,6 +37,9 @@ class Paced(Watch):
         self.steps = self.saved = 0  # of the training: in all, and up to the last checkpoint
         self.share = 1.0  # of the work that was left at the miss, what is done in time
         self.shortened: list[tuple[int, int]] = []
+        self.ways: dict[str, int] = {}  # of a lift: tokens of each way that is not tried yet
+        self.tried: list[str] = []
+        self.in_time = 0  # of these ways, how many are done in time
 
     @property
     def stop(self) -> bool:  # type: ignore[override]
@@ -48,6 +53,11 @@ class Paced(Watch):
             self.steps = int(fields["ends_after"])
         if event in ("train.checkpoint", "train.resumed"):
             self.saved = int(fields["step"])
+        if event == "train.ways":
+            self.ways, self.tried = dict(fields["left"]), list(fields["tried"])
+        if event == "train.tried":
+            self.tried.append(fields["route"])
+            self.ways.pop(fields["route"], None)
         self.run.watch.log(event, **fields)
 
     def write(self, event: str, **fields: Any) -> None:
@@ -55,11 +65,21 @@ class Paced(Watch):
 
     def show(self, progress: Progress, closed: bool = False) -> None:
         self.run.watch.show(progress, closed)
-        if progress.name == "train" and not closed and not self.missed:
+        if self._is_paced(progress) and not closed and not self.missed:
             self.missed = self.misses(progress)
             if self.missed:
                 self.run.note("goal.missed", self.missed, what=self.missed)
                 self.decide(progress)
+
+    def _is_paced(self, progress: Progress) -> bool:
+        return progress.name == "train" or (self.ways.get(progress.name, 0) > 0 and progress.unit == "tokens")
+
+    def ways_s(self, progress: Progress) -> list[float]:
+        """Of the way at hand, and of each that follows it, the seconds to go, by the tokens a second so far;
+        without any of a training that is no lift."""
+        token_s = (time.monotonic() - progress.started) / max(progress.done, 1e-9)
+        later = list(self.ways)[1:] if self.ways else []
+        return [progress.left_s or 0.0, *(self.ways[way] * token_s for way in later)]
 
     def decide(self, progress: Progress) -> None:
         """What is done about it, and how much of the work left is done in time."""
@@ -67,6 +87,8 @@ class Paced(Watch):
             self.choice = self.run.watch.ask(self.missed, ANSWERS, "go_on")
         spare_s = most_s(self.run) - (time.monotonic() - self.run.begun) - self.later_s - RESTART_S
         self.share = max(0.0, KEPT * spare_s / max(progress.left_s or 0.0, 1e-9))
+        ends_s = list(accumulate(self.ways_s(progress)))
+        self.in_time = sum(end_s <= KEPT * spare_s for end_s in ends_s)
 
     @property
     def later_s(self) -> float:
@@ -77,11 +99,14 @@ class Paced(Watch):
         begun_s, left_s = time.monotonic() - progress.started, progress.left_s
         if left_s is None or not progress.total or begun_s < SURE_S or progress.done < SURE * progress.total:
             return ""
-        return missed(self.run, time.monotonic() - self.run.begun + left_s + self.later_s)
+        whole_s = time.monotonic() - self.run.begun + sum(self.ways_s(progress)) + self.later_s
+        return missed(self.run, whole_s)
 
     def shortens(self, scratch: Scratch) -> bool:
         """Bring the end nearer, for the attempt that follows; False where that is not asked for, or no step
-        would be left."""
+        (of a lift: no way) would be left."""
+        if self.ways:
+            return self.choice == "shrink" and self._leaves_out(scratch)
         end = self.saved + math.floor((self.steps - self.saved) * self.share)
         if self.choice != "shrink" or end <= self.saved or len(self.shortened) >= MOST_SHORTENED:
             return False
@@ -93,6 +118,19 @@ class Paced(Watch):
         self.missed, self.steps = "", end
         return True
 
+    def _leaves_out(self, scratch: Scratch) -> bool:
+        """The ways from the first one on that is not done in time; one at least is tried."""
+        out = list(self.ways)[self.in_time :]
+        if not out or not (self.tried or self.in_time):
+            return False
+        earlier = scratch.read(FEWER_WAYS)
+        named = [*(json.loads(earlier.read_bytes()) if earlier else ()), *out]
+        scratch.write(FEWER_WAYS, json.dumps(named).encode())
+        text = f"to be done in time these ways of the lift are not tried: {', '.join(out)}"
+        self.run.note("goal.fewer_ways", text, what=text, left_out=out)
+        self.missed = ""
+        return True
+
     def refusal(self) -> Refused:
         return Refused(
             "goal.missed",
@@ -100,7 +138,7 @@ class Paced(Watch):
             where=Where(str(self.run.ready.recipe.path), field="goal.on_miss"),
             why=f"goal.on_miss is {self.choice}"
             if self.choice == "stop"
-            else "no step more would be done in time",
+            else f"no {'way' if self.ways else 'step more'} would be done in time",
             hint="the checkpoint is kept: raise the limit, or on_miss: go_on, and run the same command again",
         )
 

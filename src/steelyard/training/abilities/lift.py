@@ -16,7 +16,8 @@ lies beside the model: after a refusal the next of them is written from it (pick
 result lie in the scratch: a killed run goes on in the way it was in.
 
     lift.json   {"ability", "keep", "before", "routes": {way: {"after", "tokens", "weight"?, "kept"}}, "best",
-                 "ranked": [those that keep it, the best first], "refused"?: [ways that the gate has refused]}
+                 "ranked": [those that keep it, the best first], "refused"?: [ways that the gate has refused],
+                 "left_out"?: [ways that would have missed the deadline (goal.on_miss: shrink)]}
     ways/       lift-WAY.safetensors, WAY.jsonl: what those after the first have learnt, and their curves
 """
 
@@ -33,7 +34,7 @@ from typing import Any
 
 import torch
 
-from steelyard.artefact import Draft, Figures, Scratch, Watch
+from steelyard.artefact import FEWER_WAYS, Draft, Figures, Scratch, Watch
 from steelyard.errors import Stopped
 from steelyard.model import Tokenizer, load, read_adapter, read_factors, save
 
@@ -105,8 +106,12 @@ def lifted(job: TrainJob, tokenizer: Tokenizer, out: Draft, watch: Watch) -> tup
     watch.log("train.evaluating", step=0)
     task.before = look_at(network, held)
     del network
-    for route in routes_of(task.lift):
+    if path := out.scratch.read(FEWER_WAYS):
+        task.state["left_out"] = json.loads(path.read_bytes())
+    watch.log("train.ways", left=left_of(task), tried=list(task.state["routes"]))
+    for route in ways_of(task):
         if route not in task.state["routes"]:
+            watch.log("train.way", route=route)
             begun = time.monotonic()
             found = merge_best(task, route) if route in MERGES else trained(task, route)
             task.state["routes"][route] = found | {"wall_s": time.monotonic() - begun}
@@ -119,6 +124,17 @@ def routes_of(lift: Mapping[str, Any]) -> list[str]:
     """Those that are asked for; a way that merges needs `alone` before it."""
     routes = list(lift["routes"])
     return ["alone", *routes] if set(routes) & set(MERGES) and "alone" not in routes else routes
+
+
+def ways_of(task: Lifting) -> list[str]:
+    """Those that are tried: without the ones that would not be done in time."""
+    return [route for route in routes_of(task.lift) if route not in task.state.get("left_out", ())]
+
+
+def left_of(task: Lifting) -> dict[str, int]:
+    """Of each way that is not tried yet the tokens that it trains on, in their order; 0 where it merges."""
+    left = [route for route in ways_of(task) if route not in task.state["routes"]]
+    return {route: 0 if route in MERGES else plan_of(task, route).tokens for route in left}
 
 
 # ------------------------------------------------------------------ ways that train
@@ -320,7 +336,7 @@ def gap(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
 def finish(task: Lifting) -> tuple[Figures, Schedule]:
     """The model of the best way, lift.json, the adapter of `alone`; figures over all ways."""
     routes = task.state["routes"]
-    best = max(routes_of(task.lift), key=lambda route: worth(task, routes[route]))
+    best = max(ways_of(task), key=lambda route: worth(task, routes[route]))
     write_model(task, best)
     source = source_of(best)
     write_curve(task, source, task.out.folder / "curve.jsonl")
@@ -338,7 +354,7 @@ def source_of(route: str) -> str:
 def ranked(task: Lifting) -> list[str]:
     """The ways that keep what the others may lose, the best first; one of two that are the same model."""
     routes = task.state["routes"]
-    kept = [route for route in routes_of(task.lift) if routes[route]["kept"]]
+    kept = [route for route in ways_of(task) if routes[route]["kept"]]
     order = sorted(kept, key=lambda route: worth(task, routes[route]), reverse=True)
     twins = [route for route in order if is_alone(task, route)]
     return [route for route in order if route not in twins[1:]]
@@ -401,6 +417,7 @@ def document(task: Lifting, best: str) -> dict[str, Any]:
         },
         "best": best,
         "ranked": ranked(task),
+        **({"left_out": task.state["left_out"]} if task.state.get("left_out") else {}),
     }
 
 
