@@ -75,13 +75,12 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import tiny, torch
+import tiny
 from steelyard.artefact import Watch
 from steelyard.errors import Problem
 from steelyard.processes import status_bytes
 from steelyard.training import train
 import steelyard.training.loop
-torch.optim.AdamW([torch.zeros(1, requires_grad=True)], fused=True)  # imports the rest of torch
 root, base, data = map(Path, sys.argv[2:5])
 settings, room = json.loads(sys.argv[5]), int(sys.argv[6])
 told = []

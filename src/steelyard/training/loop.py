@@ -33,7 +33,7 @@ from .steering.looks import Held, look_at, loss_of, summary
 from .steering.mix import Steering
 from .steering.questions import Questions
 from .steering.validation import best, is_due, kept_steps, look_places, stops_early
-from .trainable import Trainable
+from .trainable import AdamW, Trainable
 
 MAX_GRAD_NORM = 1.0  # as in TRL and LLaMA-Factory
 STATE, BEFORE = "state.safetensors", "state.before.safetensors"  # the last checkpoint, and the one before it
@@ -43,7 +43,7 @@ BEST, KEPT = "best-{}.safetensors", "step-{}.safetensors"  # weights alone, besi
 def settle(threads: int) -> None:
     """Fix what torch may choose otherwise. Nothing here reads memory that it has not written."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load torch's compiler
     # Else every empty tensor would be filled first; the module hides the name from type checkers.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
 
@@ -71,7 +71,7 @@ class Loop:
     curve: list[dict[str, Any]] = field(default_factory=list)
     looks: list[list[TrainingExample]] = field(init=False)  # held-out rows as micro-batches
     step_s: list[float] = field(default_factory=list)
-    optimiser: torch.optim.Optimizer = field(init=False)
+    optimiser: AdamW = field(init=False)
 
     moments: tuple[torch.Tensor, torch.Tensor] = field(init=False)  # AdamW's m and v, [P] each
 
@@ -82,29 +82,7 @@ class Loop:
         self.moments = torch.zeros_like(learnt.master), torch.zeros_like(learnt.master)
         decay = self.settings.get("weight_decay", 0.0)
         parts = [(slice(0, learnt.decayed), decay), (slice(learnt.decayed, None), 0.0)]
-        groups = []
-        for part, weight_decay in parts:
-            weights = learnt.master[part]
-            if weights.numel():
-                weights.grad = learnt.grad[part]
-                groups.append({"params": [weights], "weight_decay": weight_decay})
-        self.optimiser = torch.optim.AdamW(
-            groups, lr=self.settings["learning_rate"], betas=(0.9, 0.999), eps=1e-8, fused=True
-        )
-        self._state_at(0)
-
-    def _state_at(self, step: int) -> None:
-        """AdamW's state after so many steps: its moments are parts of the vectors that a checkpoint holds."""
-        start = 0
-        for group in self.optimiser.param_groups:
-            (weights,) = group["params"]
-            part = slice(start, start + weights.numel())
-            self.optimiser.state[weights] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": self.moments[0][part],
-                "exp_avg_sq": self.moments[1][part],
-            }
-            start = part.stop
+        self.optimiser = AdamW(learnt.master, learnt.grad, self.moments, parts)
 
     def run(self) -> None:
         """All steps that are left, and the best model of them where that is asked for."""
@@ -286,8 +264,7 @@ class Loop:
         most = self.settings.get("max_grad_norm", MAX_GRAD_NORM)
         if norm > most:
             self.learnt.grad.mul_(most / norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self.optimiser.rate = rate
         self.optimiser.step()
         self.learnt.push()
         if self.network.fp8 is not None:
@@ -367,7 +344,7 @@ class Loop:
         if self.network.fp8 is not None:
             self.network.fp8.history = tensors["fp8"]
         self.done = self.saved = int(self.curve[-1]["step"])
-        self._state_at(len(self.curve))
+        self.optimiser.begin_at(len(self.curve))
         self.learnt.push()
         self.watch.log("train.resumed", step=self.done)
         return True
