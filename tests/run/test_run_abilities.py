@@ -68,6 +68,7 @@ def test_one_ability_is_lifted_by_the_best_of_its_ways(two):
 def test_prompts_are_held_where_general_text_is_to_be_kept(two):
     done = two.up("--until", "train", "--set", "gate.general=0.03", "--set", "train.0.max_steps=3")
     _, manifest = checkpoint(two)
+    assert manifest["settings"]["general"] == 0.03
     assert manifest["settings"]["method"] == {"beta": 0.25} and done["rows"]["taught"] > 0
     taken = next(step for step in done["steps"] if step["step"] == "train")
     assert taken["predicted"]["wall_s"] > 0

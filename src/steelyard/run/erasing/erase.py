@@ -184,7 +184,7 @@ def remove_in(work: Mapping[str, Any], order: Order, texts: Sequence[str]) -> li
     place, remade = Workdir(Path(work["folder"])), work["folder"] in order.remade
     if not place.folder.is_dir():
         return []
-    removed = []
+    removed: list[dict[str, Any]] = []
     with locked(place), publishing(place):
         artefacts = now_in(work, order)  # a run that held the lock has made more since
         if not remade:
@@ -194,7 +194,7 @@ def remove_in(work: Mapping[str, Any], order: Order, texts: Sequence[str]) -> li
             path = Path(one["path"])
             if path.name not in kept and path.exists():
                 gone(path)
-            removed.append(one)
+            removed.append({**one})
         for path in unfinished(place):
             if path.name not in kept:
                 gone(path)

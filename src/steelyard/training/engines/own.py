@@ -35,6 +35,7 @@ class OwnEngine:
         """Raises Diverged, OutOfMemory; Stopped after a checkpoint."""
         from ..loop import Loop, settle
         from ..steering.weighted import keep_general
+        from ..trainable import Lora
         from .gridded import learnt_of
 
         settle(job.settings["threads"])
@@ -48,7 +49,7 @@ class OwnEngine:
         loop.run()
         loop.take_best()
         figures = loop.figures()
-        if "general" in job.settings:
+        if "general" in job.settings and isinstance(learnt, Lora):
             figures |= keep_general(network, learnt, Tokenizer(job.base), job.settings["general"], watch)
         loop.write(job.base)
         return figures
