@@ -24,8 +24,8 @@ from steelyard.training.steering.mix import (
     Steering,
     by_ability,
     hold_out_each,
-    next_weights,
     shares_of,
+    weights_after,
 )
 
 STEER = {"probe_steps": 2, "aims": {"a": {}, "b": {}}}
@@ -67,8 +67,12 @@ shares = st.dictionaries(st.sampled_from("abcde"), st.floats(0.01, 1), min_size=
 def test_who_is_behind_gains_and_who_has_arrived_does_not(weights, data):
     losses = {a: data.draw(st.floats(0.01, 5)) for a in weights}
     right = {a: data.draw(st.floats(0, 1)) for a in weights}
-    aims = {a: Aim(data.draw(st.floats(0.01, 5)), data.draw(st.none() | st.floats(0, 1))) for a in weights}
-    after = next_weights(weights, aims, {"ability_loss": losses, "ability_right": right})
+    some = st.none() | st.floats(0.01, 9)
+    aims = {
+        a: Aim(data.draw(st.floats(0.01, 5)), data.draw(some), data.draw(st.none() | st.floats(0, 1)))
+        for a in weights
+    }
+    after = weights_after(weights, aims, {"ability_loss": losses, "ability_right": right})
     assert sum(after.values()) == pytest.approx(1)
     excess = {a: aims[a].excess(losses[a], right[a]) for a in weights}
     for one in weights:
@@ -181,11 +185,10 @@ def test_the_mix_follows_and_the_account_holds(base, uneven, tmp_path):
     assert len(looks) >= 5 and figures["steps"] == len(curve)
     document = json.loads((folder / "interference.json").read_text())
     assert set(document["after"]) == {"a", "b"} and GENERAL in document["before"]
-    aims = {a: Aim(document["aims"][a]["reference"]) for a in "ab"}
-    grown = {
-        a: math.exp(sum(aims[a].excess(p["ability_loss"][a], p["ability_right"][a]) for p in looks))
-        for a in "ab"
-    }
+    before = {a: document["before"][a]["loss"] for a in "ab"}
+    aims = {a: Aim(document["aims"][a]["reference"], before[a]) for a in "ab"}
+    last = looks[-1]
+    grown = {a: math.exp(aims[a].excess(last["ability_loss"][a], last["ability_right"][a])) for a in "ab"}
     assert max(grown.values()) > 1
     b = grown["b"] / sum(grown.values())
     assert looks[-1]["mix"]["b"] == pytest.approx(LEAST_SHARE / 2 + (1 - LEAST_SHARE) * b)

@@ -7,7 +7,6 @@ the rule (steering/mix.py), the probes (interference.py).
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +40,10 @@ def check_rows(rows: Rows, abilities: Iterable[str]) -> None:
 
 
 def first_mix(rows: Rows, settings: Settings) -> dict[str, float]:
-    """The shares before the first look: fixed ones as they stand, the others by their rows."""
+    """The shares before the first look: fixed ones as they stand, the others alike."""
     fixed = _fixed(settings)
     aims = {ability: Aim(0.0, fixed=share) for ability, share in fixed.items()}
-    return shares_of(start_weights(_sizes(rows), fixed), aims)
+    return shares_of(start_weights(_abilities(rows), fixed), aims)
 
 
 def _fixed(settings: Settings) -> dict[str, float]:
@@ -52,8 +51,8 @@ def _fixed(settings: Settings) -> dict[str, float]:
     return {ability: aim["fixed"] for ability, aim in aims.items() if "fixed" in aim}
 
 
-def _sizes(rows: Rows) -> Counter[str]:
-    return Counter(example.ability for example in rows.examples)
+def _abilities(rows: Rows) -> set[str]:
+    return {example.ability for example in rows.examples}
 
 
 def steered_job(job: TrainJob, tokenizer: Tokenizer, out: Draft, watch: Watch) -> tuple[TrainJob, Any]:
@@ -63,7 +62,7 @@ def steered_job(job: TrainJob, tokenizer: Tokenizer, out: Draft, watch: Watch) -
     examples = job.rows.examples
     steering = Steering(
         plan=job.plan,
-        start=start_weights(_sizes(job.rows), _fixed(job.settings)),
+        start=start_weights(_abilities(job.rows), _fixed(job.settings)),
         aims=aims_of(job, document),
         lengths=[len(example.ids) for example in examples],
         settings=job.settings,
@@ -84,7 +83,7 @@ def aims_of(job: TrainJob, document: Mapping[str, Any]) -> dict[str, Aim]:
         before = document["before"].get(ability, {}).get("loss")
         kept = "forget" in own and before is not None
         reference = before if kept else expected(document, ability, alone)
-        aims[ability] = Aim(reference, own.get("target"), own.get("fixed"))
+        aims[ability] = Aim(reference, before, own.get("target"), own.get("fixed"))
     return aims
 
 

@@ -1,16 +1,17 @@
 """Which ability gets how much of the steps to come: by its loss on held-out rows, against its reference.
 
-Dynamic batch loading (Xia et al. 2023, Sheared LLaMA, arXiv 2310.06694, algorithm 1; the update is that of
-DoReMi, Xie et al. 2023, arXiv 2305.10429):
+Dynamic batch loading (Xia et al. 2023, Sheared LLaMA, arXiv 2310.06694, algorithm 1) weighs each ability by
+the exponential of how far its loss is above its reference:
 
-    excess[a] = max(0, loss[a] - reference[a])        weight[a] <- weight[a] exp(excess[a]), normalised
+    weight[a] = start[a] exp(excess[a]), normalised
 
-Otherwise than there: the excess is the logarithm of loss over reference, at most MOST_EXCESS, since
-answers of different tasks differ a hundredfold in loss where their pages of text differed little; an
-ability whose target is reached, or whose held-out answers are all right, has none; every ability keeps a
-share of LEAST_SHARE, so that none is forgotten while another catches up. The reference of an ability that
-is to be learnt is what a probe of it alone leads one to expect (abilities/interference.py), of one that
-is to be kept (gate.forget) its loss before.
+Otherwise than there: `start` is alike for all and weights do not pile up from look to look (looks at few rows
+piled their noise up, until one ability had nine tenths: decision 160); the excess is the part of what there
+was to learn, from the loss before to the reference, that is still missing, since answers of different tasks
+differ a hundredfold in loss; an ability whose target is reached, or whose held-out answers are all right, has
+none; every ability keeps a share of LEAST_SHARE. The reference of an ability that is to be learnt is what a
+probe of it alone leads one to expect (abilities/interference.py). Of one that is to be kept (gate.forget) it
+is its loss before, and the excess the logarithm of their ratio.
 
 Everything here is a function of settings and of the looks in the curve, so that a run that was killed draws
 the rows that an unbroken one draws.
@@ -19,7 +20,7 @@ the rows that an unbroken one draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..packing import Schedule, steered
 from ..rows import Rows, TrainingExample
 from .groups import whole_groups
 
-MOST_EXCESS = 1.0  # of one look: a weight grows to e times at most
+MOST_EXCESS = 1.0  # a weight is e times that of an ability without any, at most
 LEAST_SHARE = 0.1  # of the draws, shared out alike whatever the losses say
 NO_LOSS = 1e-4  # below it a loss is rounding
 HELD_ROWS, HELD_SHARE = (
@@ -81,6 +82,7 @@ class Aim:
     """Of one ability. `fixed`: its share of the draws, not steered."""
 
     reference: float  # nats a token
+    before: float | None = None  # likewise, of the model that the training begins with
     target: float | None = None  # share of right answers that is enough
     fixed: float | None = None
 
@@ -88,20 +90,25 @@ class Aim:
         """How far behind its reference it is, 0 to MOST_EXCESS."""
         if right >= (1.0 if self.target is None else self.target):
             return 0.0
-        return min(MOST_EXCESS, max(0.0, math.log(max(loss, NO_LOSS) / max(self.reference, NO_LOSS))))
+        return min(MOST_EXCESS, max(0.0, self._missing(loss)))
+
+    def _missing(self, loss: float) -> float:
+        if self.before is not None and (whole := self.before - self.reference) > NO_LOSS:
+            return (loss - self.reference) / whole
+        return math.log(max(loss, NO_LOSS) / max(self.reference, NO_LOSS))
 
 
-def next_weights(
-    weights: Mapping[str, float], aims: Mapping[str, Aim], point: Mapping[str, Any]
+def weights_after(
+    start: Mapping[str, float], aims: Mapping[str, Aim], point: Mapping[str, Any]
 ) -> dict[str, float]:
-    """The weights after a look; those of fixed abilities stay."""
+    """The weights after a look; an ability that it does not show grows like one that has arrived."""
     losses, right = point["ability_loss"], point["ability_right"]
     grown = {
         ability: weight * math.exp(aims[ability].excess(losses[ability], right[ability]))
-        for ability, weight in weights.items()
+        for ability, weight in start.items()
         if ability in losses
     }
-    grown = {ability: grown.get(ability, weight) for ability, weight in weights.items()}
+    grown = {ability: grown.get(ability, weight) for ability, weight in start.items()}
     total = sum(grown.values())
     return {ability: weight / total for ability, weight in grown.items()}
 
@@ -131,11 +138,10 @@ class Steering:
 
     def mixes(self, curve: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
         """The shares from each step (from 0) on that a look has changed."""
-        weights = dict(self.start)
-        mixes = {0: shares_of(weights, self.aims)}
+        mixes = {0: shares_of(self.start, self.aims)}
         for point in curve:
             if "ability_loss" in point:
-                weights = next_weights(weights, self.aims, point)
+                weights = weights_after(self.start, self.aims, point)
                 mixes[int(point["step"])] = shares_of(weights, self.aims)
         return mixes
 
@@ -146,8 +152,7 @@ class Steering:
         )
 
 
-def start_weights(sizes: Mapping[str, int], fixed: Mapping[str, float]) -> dict[str, float]:
-    """By their rows, as without a mix: the abilities that are steered, sum 1."""
-    steered_sizes = {ability: size for ability, size in sorted(sizes.items()) if ability not in fixed}
-    total = sum(steered_sizes.values())
-    return {ability: size / total for ability, size in steered_sizes.items()}
+def start_weights(abilities: Iterable[str], fixed: Mapping[str, float]) -> dict[str, float]:
+    """Alike for all abilities that are steered, sum 1."""
+    steered_ones = sorted(set(abilities) - set(fixed))
+    return {ability: 1 / len(steered_ones) for ability in steered_ones}
