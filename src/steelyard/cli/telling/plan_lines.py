@@ -17,7 +17,7 @@ UNITS = {"time_s": "s", "cost_usd": "USD", "energy_kwh": "kWh", "memory_bytes_pe
 STAGE = (
     *("stage", "finetuning_type", "lora_rank", "lora_alpha", "learning_rate", "num_train_epochs"),
     *("max_steps", "max_length", "overlong", "packing", "micro_batch", "grad_accum"),
-    *("warmup_ratio", "weight_decay", "dtype", "engine", "device", "processes", "hosts", "fsdp"),
+    *("warmup_ratio", "weight_decay", "loss_per", "dtype", "engine", "device", "processes", "hosts", "fsdp"),
 )
 RECIPE_NAMES = {"micro_batch": "per_device_train_batch_size", "grad_accum": "gradient_accumulation_steps"}
 
@@ -142,8 +142,8 @@ def setting_lines(document: Mapping[str, Any]) -> list[str]:
     stages = settings.get("train") or []
     rows = [
         (_numbered(name, i, len(stages)), _plain(stage[name]), origin_of(origins, f"train.{i}.{name}"))
-        for i, stage in enumerate(stages)
-        for name in STAGE
+        for i, stage in enumerate({**one, **one.get("method", {})} for one in stages)
+        for name in (*STAGE, *stage.get("method", {}))
         if stage.get(name) is not None and not (name.startswith("lora_") and not stage[name])
     ]
     form = (settings.get("compress") or {}).get("form")
