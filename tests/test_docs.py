@@ -38,7 +38,7 @@ DATA = "data: [{path: rows.jsonl, ability: support}]\n"
 
 
 def recipes() -> list[tuple[str, str]]:
-    """(page, text) of what the pages write of recipes, made whole; not what shows one field in several ways."""
+    """(page, text) of the recipes in the pages, made whole; not what shows one field in several ways."""
     words, found = set(schema()["properties"]), []
     for page in [*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")]:
         for text in BLOCK.findall(page.read_text("utf-8")):
