@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.artefact import Store, check_private, files, private_folder
+from steelyard.artefact import Store, check_private, files, folder_beside, private_folder
 from steelyard.artefact.scratch import Scratch
 from steelyard.artefact.store import fault_of
 from steelyard.errors import CheckFailed, Lacking, Refused
@@ -197,6 +197,16 @@ with folder_beside(folders[1] / "adapter") as beside:
     print(*folders, beside, flush=True)
     time.sleep(60)
 """
+
+
+def test_a_folder_for_a_while_leaves_no_open_file():
+    """A service that loads adapters for weeks would run out of them."""
+    source = private_folder() / "adapter"
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with folder_beside(source) as place:
+            assert files.is_private(place)
+    assert len(os.listdir("/proc/self/fd")) == before and not place.exists()
 
 
 def test_what_a_killed_process_has_opened_goes_with_the_next_one():

@@ -22,6 +22,7 @@ from .namespace import SHARED, own_memory
 MEMORY = SHARED
 IN_MEMORY = ("tmpfs", "ramfs")
 PRIVATE = "steelyard-open-"
+CLAIMS: dict[Path, int] = {}  # descriptors that hold the locks of this process's folders
 OF_PROCESS = re.compile(rf"{PRIVATE}(\d+)-.*")  # the others have a job's name
 ABOUT = ("manifest.json", "model.sig", "model.hybrid.sig")  # of a payload, no part of it
 
@@ -143,14 +144,21 @@ def named_private_folder(name: str) -> Path:
 
 
 def _claimed(folder: Path) -> bool:
-    """Whether it is there still. As long as this process lives, nobody sweeps it: its lock ends with us."""
+    """Whether it is there still. Until it is let go, or this process ends, nobody sweeps it."""
     with suppress(FileNotFoundError):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         fcntl.flock(fd, fcntl.LOCK_SH)  # whoever sweeps it now is waited for
         if os.path.samestat(os.fstat(fd), folder.lstat()):
+            _let_go(folder)
+            CLAIMS[folder] = fd
             return True
         os.close(fd)
     return False
+
+
+def _let_go(folder: Path) -> None:
+    if (fd := CLAIMS.pop(folder, None)) is not None:
+        os.close(fd)
 
 
 def is_private(folder: Path) -> bool:
@@ -248,3 +256,4 @@ def folder_beside(source: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _let_go(folder)
