@@ -30,7 +30,7 @@ from ..garbage import paths_in_use, read_json
 from ..known import entries
 from ..record.alone import alone
 from ..record.cleaning import wait_for_cleanings
-from ..record.delete import delete
+from ..record.delete import gone
 from ..record.promotions import publishing
 from ..record.rated import erase_rated
 from ..record.workdir import Workdir, locked
@@ -209,15 +209,6 @@ def remove_in(work: Mapping[str, Any], order: Order, texts: Sequence[str]) -> li
             clear_log(log, texts)
         forget_names(place)
     return removed
-
-
-def gone(path: Path) -> None:
-    """Raises Lacking where it cannot be removed."""
-    if (fault := delete(path)) is not None:
-        raise Lacking(
-            "data.not_removed", f"{path} cannot be removed", where=Where(str(path)), why=fault,
-            hint="mend that, then run the same command again: it goes on",
-        )  # fmt: skip
 
 
 def now_in(work: Mapping[str, Any], order: Order) -> list[Mapping[str, Any]]:

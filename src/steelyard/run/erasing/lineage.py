@@ -16,6 +16,7 @@ from ...artefact import Artefact
 from ...errors import Problem, Where, WrongUse
 from ...trust import keys_of
 from ..known import entries
+from ..record.lineage import descendants
 from ..record.workdir import Workdir
 
 DATASET = "dataset"
@@ -93,41 +94,11 @@ def settings_of(work: Work, dataset: Artefact) -> dict[str, Any] | None:
     return {**dataset.manifest["settings"], "root": work.root} if work.root else None
 
 
-def inputs_of(artefact: Artefact) -> Iterator[tuple[str, str]]:
-    """(role, hash) of what it was made of."""
-    for one in artefact.manifest.get("inputs", ()):
-        yield one["role"], one["hash"]
-
-
 def made_of(hashes: Iterable[str], every: Iterable[Work]) -> list[tuple[Work, Artefact]]:
     """All that was made of these, over any number of steps and folders, in the order of the making."""
-    reached = set(hashes)
     pairs = [(work, a) for work in every for a in work.artefacts]
-    found: list[tuple[Work, Artefact]] = []
-    while True:
-        more = [
-            (work, a)
-            for work, a in pairs
-            if not any(a is b for _, b in found) and any(hash in reached for _, hash in inputs_of(a))
-        ]
-        if not more:
-            return ordered(found)
-        found += more
-        reached |= {a.hash for _, a in more}
-
-
-def ordered(found: list[tuple[Work, Artefact]]) -> list[tuple[Work, Artefact]]:
-    """What others are made of, first."""
-    left, out = list(found), []
-    while left:
-        hashes = {a.hash for _, a in left}
-        ready = [
-            one for one in left if not any(h in hashes and h != one[1].hash for _, h in inputs_of(one[1]))
-        ]
-        ready = ready or left  # hashes in a circle: damaged lineage
-        out += ready
-        left = [one for one in left if not any(one is other for other in ready)]
-    return out
+    work_of = {id(a): work for work, a in pairs}
+    return [(work_of[id(a)], a) for a in descendants(hashes, [a for _, a in pairs])]
 
 
 def of_hash(hash: str, every: Iterable[Work]) -> Artefact | None:

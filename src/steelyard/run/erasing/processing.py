@@ -17,7 +17,8 @@ from ...clock import utc_now
 from ...errors import Problem
 from ...recipe import Recipe, load
 from ..known import exports
-from .lineage import DATASET, Work, ordered, read_text, works
+from ..record.lineage import ordered
+from .lineage import DATASET, Work, read_text, works
 from .order import folder_of
 
 CONTROLLER = ("name", "contact", "joint_controller", "representative", "data_protection_officer")
@@ -52,7 +53,7 @@ def activity(work: Work, proofs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "sensitive_data": None,
         "rows": {name: account.get(name) for name in ("read", "kept", "dropped", "train", "held_out")},
         "sources": sources(account),
-        "steps": [step_of(a) for _, a in ordered([(work, a) for a in work.artefacts])],
+        "steps": [step_of(a) for a in ordered(work.artefacts)],
         "recipients": recipients(work, recipe),
         "transfers_abroad": None,
         "retention": retention(work, proofs),

@@ -14,11 +14,11 @@ from typing import Any
 from ...artefact import Artefact, noted_copies
 from ...data import Query, Traced, row_of, strings_of, text_hash, traced
 from ..known import exports
+from ..record.lineage import inputs_of
 from .lineage import (
     DATASET,
     TRAINED,
     Work,
-    inputs_of,
     made_of,
     read_rows,
     settings_of,

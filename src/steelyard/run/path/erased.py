@@ -10,9 +10,10 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ...artefact import Artefact
-from ...errors import Lacking, Problem, Where
+from ...errors import Problem
 from ..record.cleaning import cleaning
-from ..record.delete import delete
+from ..record.delete import gone
+from ..record.lineage import descendants
 from .make import by_children
 from .run import Run
 from .step import Again, Step
@@ -57,11 +58,8 @@ def drop_made_of(run: Run, dataset: Artefact) -> None:
     run.candidates.close()
     begun = [run.store.folder / name for name in run.used if name.startswith(".")]
     for folder in [*begun, *(a.folder for a in reversed(made_of(run, dataset)))]:
-        if folder.exists() and (why := delete(folder)) is not None:
-            raise Lacking(
-                "data.not_removed", f"{folder} cannot be removed", where=Where(str(folder)), why=why,
-                hint="mend that, then run the same command again",
-            )  # fmt: skip
+        if folder.exists():
+            gone(folder)
         run.used.discard(folder.name)
 
 
@@ -71,11 +69,4 @@ def made_of(run: Run, dataset: Artefact) -> list[Artefact]:
     for name in sorted(name for name in run.used if not name.startswith(".")):
         with suppress(Problem, OSError):
             used.append(run.store.open(run.store.folder / name))
-    found, reached = [dataset], {dataset.hash}
-    while more := [
-        a for a in used
-        if a.hash not in reached and any(one["hash"] in reached for one in a.manifest["inputs"])
-    ]:  # fmt: skip
-        found += more
-        reached |= {a.hash for a in more}
-    return found
+    return [dataset, *descendants([dataset.hash], used)]

@@ -190,19 +190,23 @@ NEAR, BETA = "beta of sft", 0.25
 
 def _near(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str) -> dict[str, Any]:
     """Prompts are held, where general text is to be kept and the recipe has no beta."""
-    asked = recipe.gate.general is not None and stage.beta is None and "lift" not in settings
-    if not asked or stage.stage != "sft" or engine != "own":
+    if stage.beta is not None or not _keeps_general(recipe, stage, settings, engine):
         return {}
     return {"method": {**settings.get("method", {}), "beta": BETA}}
 
 
-def _general(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str) -> dict[str, float]:
+def _general(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str) -> dict[str, Any]:
     """By how much general text may suffer: what a LoRA has learnt gets a smaller weight where it must."""
-    most = recipe.gate.general
     begun = stage.adapter_name_or_path is not None  # it and what is learnt would have one weight
-    if most is None or engine != "own" or stage.stage != "sft" or "lift" in settings or begun:
+    if begun or not _keeps_general(recipe, stage, settings, engine) or settings["finetuning_type"] != "lora":
         return {}
-    return {"general": most} if settings["finetuning_type"] == "lora" else {}
+    return {"general": recipe.gate.general}
+
+
+def _keeps_general(recipe: Recipe, stage: Stage, settings: Mapping[str, Any], engine: str) -> bool:
+    """Whether this stage can see to it that general text is kept; a lift sees to it in its own way."""
+    asked = recipe.gate.general is not None and "lift" not in settings
+    return asked and stage.stage == "sft" and engine == "own"
 
 
 def _loss_per(recipe: Recipe, stage: Stage, engine: str) -> dict[str, str]:

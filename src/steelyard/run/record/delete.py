@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from ...errors import Lacking, Where
+
 
 def delete(path: Path) -> str | None:
     """Why it could not be removed; None where it is gone. Renamed first: nothing is left half there."""
@@ -16,3 +18,12 @@ def delete(path: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def gone(path: Path) -> None:
+    """Raises Lacking where it cannot be removed."""
+    if (fault := delete(path)) is not None:
+        raise Lacking(
+            "data.not_removed", f"{path} cannot be removed", where=Where(str(path)), why=fault,
+            hint="mend that, then run the same command again: it goes on",
+        )  # fmt: skip

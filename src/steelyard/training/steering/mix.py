@@ -103,12 +103,12 @@ def weights_after(
 ) -> dict[str, float]:
     """The weights after a look; an ability that it does not show grows like one that has arrived."""
     losses, right = point["ability_loss"], point["ability_right"]
-    grown = {
-        ability: weight * math.exp(aims[ability].excess(losses[ability], right[ability]))
-        for ability, weight in start.items()
+    excess = {
+        ability: aims[ability].excess(losses[ability], right[ability])
+        for ability in start
         if ability in losses
     }
-    grown = {ability: grown.get(ability, weight) for ability, weight in start.items()}
+    grown = {ability: weight * math.exp(excess.get(ability, 0.0)) for ability, weight in start.items()}
     total = sum(grown.values())
     return {ability: weight / total for ability, weight in grown.items()}
 

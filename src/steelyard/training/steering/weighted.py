@@ -59,6 +59,5 @@ def _largest(growth_at: Callable[[float], float], most: float) -> tuple[float, f
 
     if fits(WEIGHTS[0]):
         return WEIGHTS[0], seen[WEIGHTS[0]]
-    place = min(bisect_left(WEIGHTS, True, lo=1, key=fits), len(WEIGHTS) - 1)
-    weight = WEIGHTS[place]
-    return weight, seen[weight] if weight in seen else growth_at(weight)
+    weight = WEIGHTS[min(bisect_left(WEIGHTS, True, lo=1, key=fits), len(WEIGHTS) - 1)]
+    return weight, seen[weight]  # bisection ends at a weight that it has looked at
