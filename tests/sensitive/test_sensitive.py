@@ -151,6 +151,18 @@ def test_a_private_key_that_is_cut_off_does_not_show():
     assert whole("so: " + TOKEN[:40]) == "so: [KEY_1]"
 
 
+@pytest.mark.parametrize("end", ["\n", "\\n", " "])
+def test_of_a_row_the_lines_of_a_key_that_is_cut_off_go_and_the_text_behind_them_stays(end):
+    frame, line = "-----BEGIN RSA PRIVATE KEY-----", "MIIEowIBAAKCAQEA7q1w2e3+/"
+    head = f"Proc-Type: 4,ENCRYPTED{end}" if end != " " else ""
+    shown = redact_part(f"a: {frame}{end}{head}{line}{end}{line}==, says the file", Tags())
+    assert shown == "a: <KEY_1>, says the file"
+    assert redact_part(f"{frame}{end}{line}{end}{line}{end}MIIE", Tags()) == "<KEY_1>"
+    assert (
+        redact_part(f"It begins with {frame} and no more.", Tags()) == f"It begins with {frame} and no more."
+    )
+
+
 def test_a_long_word_goes_on_once_it_can_be_no_value():
     screen = Screen(REDACT)
     given = "".join(screen.push("QUJD") for _ in range(500))
@@ -162,6 +174,11 @@ def test_json_stays_json():
 
     shown = whole('{"phone": 13800138000, "note": "call \\n13900139000 or \\u0031\\u0033800138001"}')
     assert json.loads(shown) == {"phone": "[PHONE_1]", "note": "call \n[PHONE_2] or [PHONE_3]"}
+
+
+def test_a_value_that_begins_behind_a_backslash_does_not_show():
+    text = f"call \\13800138000, see C:\\{TOKEN} and \\\\13900139000"
+    assert in_pieces(text, size=3)[0] == whole(text) == "call [PHONE_1], see C:[KEY_1] and [PHONE_2]"
 
 
 def test_one_value_has_one_number():

@@ -89,7 +89,7 @@ def pem_tags(text: str, tag: Tags) -> str:
         if pem.end is not None:
             out += text[at : pem.start] + tag("KEY", text[pem.start : pem.end])
             at = pem.end
-    return out + text[at:]
+    return out + secrets.PEM_CUT.sub(lambda m: tag("KEY", m[0]), text[at:])
 
 
 def inner(kind: str, match: re.Match[str], tag: Tags) -> str:

@@ -225,4 +225,4 @@ def _meant(match: re.Match[str]) -> str:
         return "" if char in UNSEEN else char.translate(ALIKE)
     if not match[2]:
         return ""
-    return CONTROLS.get(match[2], match[2] if not match[2].isalnum() else " " + match[2])[:1]
+    return CONTROLS.get(match[2], f" {match[2]}" if match[2].isalnum() else match[2])

@@ -13,6 +13,12 @@ PEM_WORDS = r"(?:[A-Z0-9]{1,20} ){0,3}"
 PEM_OPEN = re.compile(rf"-----BEGIN {PEM_WORDS}PRIVATE KEY(?: BLOCK)?-----")
 PEM_CLOSE = re.compile(rf"-----END {PEM_WORDS}PRIVATE KEY(?: BLOCK)?-----")
 PEM_LINE_CHARS = 128  # no line of the frame is longer
+# A key that was cut off before its frame closes: as far as its lines go, so that the text behind them stays.
+PEM_GAP = r"(?:\s|\\[nr]){1,8}+"
+PEM_CUT = re.compile(
+    rf"{PEM_OPEN.pattern}(?:{PEM_GAP}[A-Za-z\-]{{1,20}}: [^\n\\]{{0,100}}){{0,4}}"
+    rf"(?:{PEM_GAP}[A-Za-z0-9+/]{{16,}}+={{0,2}})++(?:{PEM_GAP}[A-Za-z0-9+/]{{1,15}}+\s*\Z)?"
+)
 PREFIXED = re.compile(
     r"(?<![A-Za-z0-9_\-])(?:"
     r"sk-[A-Za-z0-9_\-]{20,}|[srp]k_(?:live|test)_[A-Za-z0-9]{16,}|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}|"
