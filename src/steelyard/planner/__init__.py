@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ..doors import fetching
 
 if TYPE_CHECKING:
-    from .here.local import Local, check_limits, explain, learnt, predict
+    from .here.limits import check_limits
+    from .here.local import Local, explain, learnt, predict
     from .here.media import decode_s
     from .job.abilities import per_ability
     from .job.cost import provider_of
@@ -59,7 +60,7 @@ FILES = {
     "Scores": "published.results",
     "cell_faults": "published.cell_faults",
     "check_claims": "published.claims",
-    "check_limits": "here.local",
+    "check_limits": "here.limits",
     "compared": "search.exports",
     "decode_s": "here.media",
     "expected_rows": "search.exports",
