@@ -1,7 +1,7 @@
 """The layers of a model from its config.json: one function an architecture.
 
 To add one: its kinds in layers.py where they are new, here a function from config.json to layers, and its
-name in ARCHITECTURES with the keys of `FOREIGN` that it describes. Not here: files (shape.py).
+name in ARCHITECTURES with the keys of `FOREIGN` that it describes. Not here: files (shape).
 """
 
 from __future__ import annotations

@@ -138,7 +138,8 @@ def test_a_saved_toy_keeps_its_names(toy, tmp_path):
 
 
 ELSEWHERE = {  # files outside families/ that name one, and why they must
-    "shape.py": "sizes of published models by their config.json, most of which are only planned with",
+    "shape/config.py": "sizes of published models by their config.json, most of which are only planned with",
+    "shape/reading.py": "the same of files without one, by their tensors' names or a GGUF header",
     "architectures.py": "layers of published models by their config.json, planned with and not run",
     "launch/megatron.py": "Megatron's flags for what a family has beside Llama's parts",
     "launch/titan.py": "torchtitan's names of the models that it trains",

@@ -34,6 +34,7 @@ from steelyard.planner.physics.training import (
     train_step_s,
 )
 from steelyard.planner.published.constants import groups, values
+from steelyard.shape.reading import gguf_config
 from tests.test_architectures import PUBLISHED, read
 
 MODELS = named_models()
@@ -239,7 +240,7 @@ def test_weights_of_a_further_layer_are_none_of_the_models_own() -> None:
 def test_a_gguf_slides_its_window_in_the_layers_of_its_family(name: str, windows: list[int]) -> None:
     """Was: in every layer."""
     meta = {"general.architecture": name, f"{name}.attention.sliding_window": 512}
-    config = shape._gguf_config(shape.Gguf(meta, {}), name, 8, 64, 4, 128)
+    config = gguf_config(shape.Gguf(meta, {}), name, 8, 64, 4, 128)
     assert [layer[0].window for layer in layers_of(config)] == windows
 
 
@@ -252,7 +253,7 @@ def test_a_gguf_of_deepseek_is_latent_with_dense_layers_first() -> None:
         "deepseek2.expert_feed_forward_length": 2048, "deepseek2.leading_dense_block_count": 3,
     }  # fmt: skip
     gate = {"blk.0.ffn_gate.weight": shape.TensorAt("Q4_0", (1, 32), 0, 18)}
-    config = shape._gguf_config(shape.Gguf(meta, gate), "deepseek2", 61, 7168, 128, 18432)
+    config = gguf_config(shape.Gguf(meta, gate), "deepseek2", 61, 7168, 128, 18432)
     ours, theirs = stacked(layers_of(config)), read("deepseek-v3").stack
     assert [(run.count, run.weights) for run in ours] == [(run.count, run.weights) for run in theirs]
 

@@ -165,7 +165,7 @@ def kv_precision(form: dict[str, Any], mode: str) -> str:
 def kv_bytes_per_token(folder: Path, precision: str) -> float:
     """Keys and values of one token over all layers; u8 carries an f32 scale and zero point a head."""
     c = orjson.loads((folder / "config.json").read_bytes())
-    if "num_attention_heads" not in c:  # states in place of keys and values: see shape.py
+    if "num_attention_heads" not in c:  # states in place of keys and values: see shape/
         return float(read_shape(folder).kv_bytes_per_token(precision))
     heads = c.get("num_key_value_heads") or c["num_attention_heads"]
     head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
