@@ -12,8 +12,9 @@ from steelyard.errors import WrongUse
 from steelyard.gate import load_tasks, score
 from steelyard.gate.base.endpoint import Answer
 from steelyard.gate.quality.design import design_of
+from steelyard.gate.quality.rows import by_ability, counts, sampled
 from steelyard.gate.quality.scores import RowScore, Scores, _others, answer_text, token_budget
-from steelyard.gate.step import by_ability, counts, divided, mode_of, sampled
+from steelyard.gate.step import divided, mode_of
 
 abilities = st.lists(st.sampled_from("abc"), min_size=1, max_size=60)
 

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from .base.verdict import CAUSES, Check, Verdict
     from .evaluation import score
     from .quality.grading import JudgeAt
+    from .quality.rows import held_out_rows
     from .quality.scores import Scores, load_tasks, token_budget
     from .quality.statistics import Difference, Share, difference, rows_needed, share, verdict_on
     from .reference.exact import exact_reference
     from .standalone import check
-    from .step import GateFailed, held_out_rows, judge
+    from .step import GateFailed, judge
 
 FILES = {
     "JudgeAt": "quality.grading",
@@ -34,7 +35,7 @@ FILES = {
     "share": "quality.statistics",
     "verdict_on": "quality.statistics",
     "GateFailed": "step",
-    "held_out_rows": "step",
+    "held_out_rows": "quality.rows",
     "judge": "step",
     "CAUSES": "base.verdict",
     "Check": "base.verdict",

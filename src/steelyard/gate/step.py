@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artefact import Draft, Figures, Inputs, Settings, Watch
 from ..compare import JUDGE
-from ..errors import CheckFailed, Stopped, Where, WrongUse
+from ..errors import CheckFailed, Stopped, Where
 from ..sample_size import BASE_LOOK
 from .base.endpoint import Endpoint
 from .base.verdict import Check, Verdict
@@ -27,8 +25,9 @@ from .general import general_checks
 from .parity.judgement import rows_check
 from .quality import grading
 from .quality.checks import NOTHING, against_base, against_tuned, quality_checks
-from .quality.design import ROWS, design_of
-from .quality.scores import Scores, ask_rows, load_tasks, token_budget
+from .quality.design import design_of
+from .quality.rows import by_ability, counts, held_out_rows, spare_rows, training_chats
+from .quality.scores import Scores, ask_rows, token_budget
 from .reference.exact import Reference
 from .reference.remote import DirectedReference, RunReference
 from .safety import questions, safety_checks
@@ -135,10 +134,9 @@ class _Judge:
         dataset = inputs.artefacts["dataset"].path()
         self.rows = held_out_rows(dataset, settings)
         abilities = {row["ability"] for row in self.rows}
-        train = [row for row in _chats(dataset, "train.jsonl") if row.get("ability", "default") in abilities]
+        train = training_chats(dataset, abilities)
         self.design = design_of(settings, counts(self.rows), counts(train))
-        spare = _compared(_renamed(load_tasks(train)), settings)
-        self.spare = by_ability(sampled(spare, len(train), self.seed))
+        self.spare = by_ability(spare_rows(train, settings, self.seed))
         every = [*self.rows, *(row for own in self.spare.values() for row in own)]
         self.budget = token_budget(every, None, lambda text: len(self.tokenizer.encode(text)))
         self.judge = grading.judge_of(settings.get("judge"))
@@ -441,89 +439,3 @@ def _form(inputs: Inputs) -> str:
         return "bf16"
     document = json.loads(path.read_text("utf-8"))
     return str(document.get("form") or document.get("weights") or "bf16")
-
-
-def held_out_rows(dataset: Path, settings: Settings) -> list[dict[str, Any]]:
-    """The held-out rows of a data set in the order in which the gate asks them: any first part is a fair one.
-
-    `settings`: of the gate's step. Raises WrongUse where there are none.
-    """
-    rows = _compared(load_tasks(_chats(dataset, "test.jsonl")), settings)
-    return sampled(rows, int(settings.get("rows", ROWS)), int(settings.get("seed", 0)))
-
-
-def _compared(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
-    """The recipe's `compare` of an ability counts where a row has none of its own."""
-    own = settings.get("abilities") or {}
-    for row in rows:
-        compare = (own.get(row["ability"]) or {}).get("compare")
-        if compare and not row.get("compare"):
-            row["compare"] = compare
-    return rows
-
-
-def _chats(dataset: Path, name: str) -> list[dict[str, Any]]:
-    """Rows that make a chat request; plain texts have no answer to compare."""
-    path = dataset / name
-    if name == "train.jsonl" and not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-    chats = _questions([row for row in rows if _askable(row.get("messages") or ())])
-    if not chats and name == "test.jsonl":
-        raise WrongUse(
-            "gate.no_rows",
-            "the data set has no test rows with a reference answer",
-            hint="set clean.test_share above 0, or gate.abilities.NAME.eval",
-        )
-    return chats
-
-
-def _questions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows whose answer is a reference: not one that is rated bad. Pairs and rated answers stand for
-    a question that no other row asks, else it would count twice."""
-    good = [row for row in rows if row.get("label") is not False]
-    compared = [row for row in good if "rejected" in row or "label" in row]
-    if not compared:
-        return good
-    asked = {_asked(row) for row in good if not ("rejected" in row or "label" in row)}
-    once: list[dict[str, Any]] = []
-    for row in good:
-        if "rejected" in row or "label" in row:
-            if _asked(row) in asked:
-                continue
-            asked.add(_asked(row))
-        once.append(row)
-    return once
-
-
-def _asked(row: Mapping[str, Any]) -> str:
-    return json.dumps(row["messages"][:-1], sort_keys=True)
-
-
-def sampled(rows: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
-    """At most `count` rows an ability, drawn by `seed`, the abilities in turn: any part is a fair part."""
-    draw = random.Random(seed)
-    drawn = [draw.sample(own, min(count, len(own))) for _, own in sorted(by_ability(rows).items())]
-    longest = max(map(len, drawn), default=0)
-    return [dict(own[i]) for i in range(longest) for own in drawn if i < len(own)]
-
-
-def _askable(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """A question, and last an answer to compare with."""
-    return len(messages) > 1 and messages[-1].get("role") == "assistant"
-
-
-def _renamed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Training rows under ids of their own: a held-out row of another file may have the same."""
-    return [{**row, "id": f"train:{row['id']}"} for row in rows]
-
-
-def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    return {ability: len(own) for ability, own in by_ability(rows).items()}
-
-
-def by_ability(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    rows_of: dict[str, list[Any]] = {}
-    for row in rows:
-        rows_of.setdefault(row.get("ability") or "default", []).append(row)
-    return rows_of
