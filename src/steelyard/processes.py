@@ -14,6 +14,8 @@ from pathlib import Path
 
 from .errors import from_os_error, got_no_memory
 
+# What a job of `steelyard jobs` is started with: where it reports, and its name.
+REPORT, JOB = "STEELYARD_REPORT", "STEELYARD_JOB"
 PR_SET_PDEATHSIG = 1  # prctl(2)
 KCMP, KCMP_VM = {"x86_64": 312, "aarch64": 272}, 1  # kcmp(2): its number by the machine; compare memories
 

@@ -1,6 +1,8 @@
 """A worker for the tests of the driver: counts to N, saves each tenth step, says so; SIGTERM saves and ends.
 
-python saving.py FILE N [PACE_S]
+python saving.py FILE N PACE_S [CODE]
+
+CODE: of an end that was asked for.
 """
 
 import json
@@ -32,7 +34,7 @@ def main():
             state.with_suffix(".new").replace(state)
             say(saved=step)
         if stop:
-            sys.exit(6)
+            sys.exit(int(sys.argv[4]) if len(sys.argv) > 4 else 6)
 
 
 main()

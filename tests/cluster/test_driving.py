@@ -114,9 +114,12 @@ class Jobs:
         return bool(rows) and all(recorded == made for _, recorded, made in rows)
 
 
-def counting(folder: Path, *jobs: tuple[str, int], devices: str = "2", pace_s: float = 0.02) -> Jobs:
+def counting(
+    folder: Path, *jobs: tuple[str, int], devices: str = "2", pace_s: float = 0.02, code: int = 6
+) -> Jobs:
+    words = f"{sys.executable}, {WORKER}"
     rows = "".join(
-        f"  - {{name: {name}, command: [{sys.executable}, {WORKER}, {name}.state, {steps}, {pace_s}]}}\n"
+        f"  - {{name: {name}, command: [{words}, {name}.state, {steps}, {pace_s}, {code}]}}\n"
         for name, steps in jobs
     )
     return Jobs(folder, f"devices: {devices}\njobs:\n{rows}")
@@ -186,6 +189,29 @@ def test_killed_stopped_and_broken_workers_are_healed_and_the_journal_replays(tm
     assert not jobs.said("isolate") and jobs.replays()
 
 
+LAUNCHER = """
+import subprocess, sys
+sys.exit(subprocess.Popen([sys.executable, *sys.argv[1:]], start_new_session=True).wait())
+"""
+
+
+@pytest.mark.parametrize("struck", ["worker", "keeper"])
+def test_what_a_worker_has_started_ends_with_it_also_in_a_session_of_its_own(struck, tmp_path) -> None:
+    (tmp_path / "launcher.py").write_text(LAUNCHER)
+    jobs = Jobs(
+        tmp_path,
+        f"jobs: [{{name: a, command: [{sys.executable}, launcher.py, {WORKER}, a.state, 150, 0.02]}}]",
+    )
+    thread = jobs.begin()
+    launcher = jobs.worker("a")
+    rank = psutil.Process(launcher).children()[0]
+    os.kill(launcher if struck == "worker" else psutil.Process(launcher).ppid(), signal.SIGKILL)
+    jobs.worker("a", but=launcher)
+    assert not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE
+    wait(thread)
+    assert jobs.ends["a"].kind == "finish" and (tmp_path / "a.state").read_text() == "150"
+
+
 def test_one_that_is_silent_leaves_its_stacks_and_starts_again(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(heard, "SILENT_S", 1.0)
     (tmp_path / "w.py").write_text(
@@ -233,13 +259,16 @@ def test_a_slow_device_is_probed_and_isolated_and_its_job_goes_on_elsewhere(tmp_
     assert jobs.said("probed")[0]["why"] == "the probe gave no answer"
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path) -> None:
-    jobs = counting(tmp_path, ("a", 400))
+@pytest.mark.parametrize("code", [6, 0])
+def test_ctrl_c_saves_and_the_same_command_goes_on(code, tmp_path) -> None:
+    """Also where the worker calls it a success that it saved and left."""
+    jobs = counting(tmp_path, ("a", 400), code=code)
     thread = jobs.begin()
     jobs.worker("a")
     jobs.watch.stop = True
     wait(thread)
     assert isinstance(jobs.problem, Stopped) and int((tmp_path / "a.state").read_text()) < 400
+    assert not jobs.said("finish")
     (tmp_path / "a.state").write_text("390")
     jobs.watch.stop = False
     wait(jobs.begin())

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ...artefact import write_durably
-from ...processes import family
+from ...processes import JOB, REPORT, family
 from . import keeper
 
-REPORT = "STEELYARD_REPORT"
 KILL_AFTER_S = 5.0  # what has not ended so long after its time to save is killed
 TAIL_BYTES = 16_384
 KILLED = 128 + signal.SIGKILL
@@ -88,10 +87,12 @@ class Attempt:
         self.held = []
 
     def kill(self) -> None:
-        """The keeper first: nothing else of it can begin then."""
+        """The keeper first: nothing else of it can begin then; then what has a session of its own."""
         if self.alive():
             with suppress(ProcessLookupError):
                 os.killpg(self.keeper_pid, signal.SIGKILL)
+        mark = f"{REPORT}={self.folder}/".encode()
+        keeper.end_all(lambda pid: keeper.is_marked(pid, mark))
 
     def exit(self) -> tuple[int, str]:
         """Exit code and last words, once it is not alive."""
@@ -161,9 +162,9 @@ def begin(
     """
     folder = places["folder"]
     folder.mkdir(parents=True, exist_ok=True)
-    own = {REPORT: str(folder / "report.jsonl"), "STEELYARD_JOB": job}
+    own = {REPORT: str(folder / "report.jsonl"), JOB: job}
     order: dict[str, Any] = {name: str(path) for name, path in places.items() if name != "folder"}
-    order |= {"epoch": epoch, "command": list(command), "idle": idle}
+    order |= {"epoch": epoch, "command": list(command), "idle": idle, "mark": f"{REPORT}={folder.parent}/"}
     write_durably(folder / "order.json", json.dumps(order).encode())
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", keeper.__file__, str(folder / "order.json")],

@@ -93,6 +93,11 @@ class Heard:
         return self.saved if self.saved >= 0 else self.step
 
     @property
+    def is_done(self) -> bool:
+        """It has said how many steps there are, and has done them."""
+        return 0 < self.of <= self.step
+
+    @property
     def left_s(self) -> float | None:
         """Seconds to its end at its median pace; None where nobody knows."""
         if not self.of or len(self.paces) < FEW:

@@ -5,7 +5,7 @@ whatever a driver believes. It refuses an order of a driver whose lease is over,
 it, and writes how it ended. The worker dies with it. Where the job's folder is shared by machines, files in
 it name the attempt that owns the job (`owner`, a file for each lease): that may ask the worker to end, and
 another name there, or a folder that nobody can read any more, ends it at once. A driver whose lease is over
-may still write: its word counts for nothing.
+may still write: its word counts for nothing. With the worker ends all that it has started.
 
 Standard library alone, started by its path: it is there in 20 ms.
 """
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -46,6 +47,8 @@ def main(order_file: str) -> None:
     owner = Owner(order, os.path.basename(folder)) if order.get("owner") else None
     if owner and not owner.is_ours():
         return ended(folder, FENCED, 0, "the job is another attempt's")
+    mark = order.get("mark", "")
+    end_others(mark)  # what an attempt has left whose keeper was killed
     before = oom_kills()
     with open(f"{folder}/output", "wb") as out, open(f"{folder}/errors", "wb") as err:
         try:
@@ -57,8 +60,8 @@ def main(order_file: str) -> None:
             return ended(folder, NO_START, 0, f"{error.strerror}: {error.filename}")
     durably(f"{folder}/worker.json", {"pid": worker.pid})
     code = watched(worker, owner) if owner else worker.wait()
+    end_others(mark)  # before anything is written: where the folder hangs, that may take for ever
     if owner and owner.lost:
-        end_others()  # before anything is written: where the folder hangs, that may take for ever
         ended(folder, FENCED, 0, owner.lost)
         os.killpg(0, signal.SIGKILL)
     ended(folder, code if code >= 0 else 128 - code, max(0, oom_kills() - before))
@@ -125,14 +128,31 @@ def watched(worker: subprocess.Popen[bytes], owner: Owner) -> int:
             worker.terminate()
 
 
-def end_others() -> None:
-    """What else the worker has started, until no more of it comes; what a disk holds up ends with that."""
-    own, ended = os.getpid(), set[int]()
-    while others := {pid for pid in living() if pid != own and group_of(pid) == own} - ended:
+def end_others(mark: str) -> None:
+    """What else the worker has started, until no more of it comes; what a disk holds up ends with that.
+
+    Those of its group, and those with `mark` in their environment: torchrun gives each rank a session.
+    """
+    own = os.getpid()
+    end_all(lambda pid: pid != own and group_of(pid) == own)
+    if mark:
+        end_all(lambda pid: pid != own and is_marked(pid, mark.encode()))
+
+
+def end_all(is_one: Callable[[int], bool]) -> None:
+    ended = set[int]()
+    while others := {pid for pid in living() if pid not in ended and is_one(pid)}:
         for pid in others:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         ended |= others
+
+
+def is_marked(pid: int, mark: bytes) -> bool:
+    """Whether it was started with a variable that begins so: NAME=FOLDER/."""
+    with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return any(line.startswith(mark) for line in file.read().split(b"\0"))
+    return False
 
 
 def living() -> list[int]:

@@ -216,11 +216,15 @@ def _has_saved(worker: Worker, now_s: float) -> bool:
 
 
 def _of_ended(name: str, worker: Worker, now_s: float) -> Iterator[Event]:
-    """An end that was asked for is none to the core, unless the job is done."""
+    """An end that was asked for is none to the core, also with exit code 0: many save and leave so. One that
+    is done says so by its steps; else it says so at once when it is started again."""
     code, words = worker.attempt.exit()
-    if code == 0:
+    if worker.attempt.end_s is not None:
+        if code == 0 and worker.heard.is_done:
+            yield Exited(now_s, name)
+    elif code == 0:
         yield Exited(now_s, name)
-    elif worker.attempt.end_s is None:
+    else:
         device = worker.attempt.devices[0] if len(worker.attempt.devices) == 1 else -1
         words = words if code not in UNBEGUN else f"heartbeat lost: {words}"
         yield Exited(now_s, name, code, words, worker.heard.place, 1, device)

@@ -11,7 +11,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
-REPORT = "STEELYARD_REPORT"
+from ...processes import REPORT
+
 AT_LENGTH = ("train.saving", "train.evaluating", "train.regrouping", "train.hosts")  # silent until their end
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from ...errors import Lacking, Problem
+from ...processes import JOB, REPORT
 from ...trust import trusting
 from ..host.settings import ServeSettings, check_host
 from .state import FILE, lives, read_state
@@ -129,6 +130,9 @@ def start(
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if stderr is None else stderr,
             start_new_session=True,
+            env={
+                name: value for name, value in os.environ.items() if name not in (JOB, REPORT)
+            },  # no part of it
         )
     finally:
         if isinstance(log, Path) and stderr is not None:
