@@ -212,6 +212,15 @@ def test_what_a_worker_has_started_ends_with_it_also_in_a_session_of_its_own(str
     assert jobs.ends["a"].kind == "finish" and (tmp_path / "a.state").read_text() == "150"
 
 
+def test_a_gang_whose_loss_is_no_number_three_times_is_stopped(tmp_path) -> None:
+    line = "import sys; sys.exit('the loss of step 41 of 900 is nan')"
+    jobs = Jobs(
+        tmp_path, f'devices: 2\njobs: [{{name: a, devices: 2, command: [{sys.executable}, -c, "{line}"]}}]'
+    )
+    wait(jobs.begin())
+    assert jobs.ends["a"].kind == "stop" and jobs.whys("preempt") == ["data: previous_checkpoint"] * 2
+
+
 def test_one_that_is_silent_leaves_its_stacks_and_starts_again(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(heard, "SILENT_S", 1.0)
     (tmp_path / "w.py").write_text(
@@ -552,7 +561,9 @@ def test_a_job_that_is_no_longer_in_the_file_is_cancelled(tmp_path) -> None:
     first.communicate()
     rows = jobs.file.read_text().splitlines()
     jobs.file.write_text("\n".join(row for row in rows if "gone" not in row).replace("400", "5"))
+    (jobs.workdir / "lease.json").unlink()  # the journal knows which driver was the last
     wait(jobs.begin())
+    assert json.loads((jobs.workdir / "lease.json").read_text())["epoch"] == 2
     assert jobs.ends["kept"].kind == "finish" and jobs.whys("stop") == ["cancelled"] and jobs.replays()
     assert not psutil.pid_exists(pid)
 
@@ -659,6 +670,7 @@ def test_a_device_that_looks_slow_is_probed_three_times_one_that_is_far_slower_t
         sure = [Probing(0, 0.0, None, times=n).is_sure(found) for n in (1, 2, 3)]  # type: ignore[arg-type]
         assert sure.index(True) + 1 == times
     assert Probing(0, 0.0, None).is_sure(judge(None, well))  # type: ignore[arg-type]
+    assert judge({}, well).lost and judge(well, {}).lost and not judge(None, well).lost
 
 
 def test_the_probe_of_this_machine_is_sound(tmp_path) -> None:

@@ -10,6 +10,7 @@ from steelyard.cluster import (
     ClockJumped,
     Decision,
     DeviceBack,
+    DeviceLost,
     Event,
     Exited,
     Fleet,
@@ -80,6 +81,23 @@ def test_many_suspects_at_once_are_the_network() -> None:
     assert "isolate" not in kinds(said)
 
 
+def test_of_three_nodes_two_that_are_suspect_at_once_are_the_network() -> None:
+    state = Fleet(3, 0, POLICIES["shared"], ("a", "b", "c"))
+    state, said = told(
+        state, Signal(10.0, 0, "heartbeat"), Signal(11.0, 1, "heartbeat"), Signal(12.0, 1, "ssh")
+    )
+    assert kinds(said) == ["probe", "warn", "probe"]
+    _, said = told(state, ProbeResult(13.0, 0, True), Signal(14.0, 1, "kernel log"))
+    assert "isolate" in kinds(said)  # one alone is no network
+
+
+def test_a_device_that_comes_back_is_the_last_to_be_used_again() -> None:
+    state, _ = told(Fleet(3, 0, POLICIES["shared"]), DeviceLost(1.0, 0), DeviceBack(2.0, 0))
+    for name in "abc":
+        state, _ = told(state, Submit(3.0, name, 1, 1, 1))
+    assert state.jobs["c"].devices == (0,)
+
+
 def test_a_failed_job_rests_longer_each_time_and_is_stopped_at_the_third_same_failure() -> None:
     state, at = running(), 100.0
     for rest_s in (1.0, 2.0):
@@ -145,9 +163,11 @@ def test_a_job_that_waits_cannot_fail_twice() -> None:
         (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate", 1, 4, "job"),
         (1, "loss is nan at step 7", 1, 4, "device"),
         (1, "loss is nan at step 7", 4, 4, "data"),
+        (1, "the loss of step 41 of 900 is nan", 0, 4, "data"),
         (1, "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus", 1, 4, "device"),
         (1, "NCCL watchdog: collective timeout", 1, 4, "link"),
         (1, "NCCL watchdog: collective timeout", 4, 4, "switch"),
+        (1, "NCCL watchdog: collective timeout", 0, 4, "link"),
         (1, "OSError: [Errno 28] No space left on device", 1, 1, "storage"),
         (1, "digest mismatch in step-40", 1, 1, "storage"),
         (5, "memory.exhausted: step 4 got no memory", 1, 1, "job"),

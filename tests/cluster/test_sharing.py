@@ -10,6 +10,8 @@ from playing import told
 from steelyard.cluster import (
     POLICIES,
     Decision,
+    DeviceBack,
+    DeviceLost,
     Due,
     Event,
     Exited,
@@ -49,6 +51,26 @@ def test_a_higher_priority_takes_the_place_of_as_few_as_will_do() -> None:
     assert state.free == 1
     _, said = told(state, job(11, "more", 4, priority=1))
     assert not said  # it is no higher than `urgent`: nobody goes for nothing
+
+
+def test_a_gang_that_waits_long_holds_what_gets_free_but_not_from_fillers() -> None:
+    hours = POLICIES["shared"].hold_s
+    state, _ = told(fleet(3), job(0, "a", 2), job(0, "b", 1), job(1, "gang", 3))
+    state, said = told(state, job(hours + 2, "late"), filler(hours + 2, "f"), Exited(hours + 3, "b"))
+    assert kinds(said, "start") == [("start", "f")]
+    _, said = told(state, Exited(hours + 4, "a"))
+    assert kinds(said, "preempt", "start") == [("preempt", "f"), ("start", "gang")]
+
+
+def test_a_gang_for_which_too_few_devices_are_well_holds_up_nobody() -> None:
+    hours = POLICIES["shared"].hold_s
+    state, said = told(
+        fleet(3), DeviceLost(0, 2), job(1, "gang", 3), job(hours + 2, "a"), filler(hours + 2, "f")
+    )
+    assert kinds(said, "start") == [("start", "a"), ("start", "f")]
+    assert [one.reason for one in said if one.kind == "warn"] == ["gang needs 3 devices, 2 are well"]
+    state, said = told(state, DeviceBack(hours + 9, 2), Exited(hours + 9, "a"))
+    assert ("start", "gang") in kinds(said, "start")
 
 
 def test_fillers_go_first_and_for_any_job() -> None:

@@ -7,7 +7,7 @@ Every container keeps an order of its own (no sets): the same events give the sa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from math import inf
 
@@ -33,6 +33,7 @@ class Fleet:
     training: int
     serving: int
     policy: Policy
+    nodes: tuple[str, ...] = ()  # of each device its node, where that is known
     now_s: float = 0.0
     seq: int = 0
     epoch: int = 0
@@ -75,23 +76,39 @@ class Fleet:
         def same(old: list[Jobs]) -> list[Jobs]:
             return [{name: jobs[name] for name in level} for level in old]
 
-        return Fleet(
-            self.training, self.serving, self.policy, self.now_s, self.seq, self.epoch, self.submitted,
-            self.failures, self.used_s, self.at_serving.copy(), self.free_training.copy(),
-            self.free_lent.copy(), self.down.copy(),
-            {device: jobs[job.id] for device, job in self.holder.items()}, jobs,
-            [{need: heap.copy() for need, heap in level.items()} for level in self.waiting], self.queued,
-            same(self.running), same(self.mature), self.mature_devices.copy(), same(self.above_gpus),
-            same(self.above_least), same(self.growable), {name: jobs[name] for name in self.on_lent},
-            self.spare, self.timers.copy(), self.timer, self.forecast.copy(), self.health.copy(),
-            self.teams.copy(), [],
-        )  # fmt: skip
+        return replace(
+            self,
+            at_serving=self.at_serving.copy(),
+            free_training=self.free_training.copy(),
+            free_lent=self.free_lent.copy(),
+            down=self.down.copy(),
+            holder={device: jobs[job.id] for device, job in self.holder.items()},
+            jobs=jobs,
+            waiting=[{need: heap.copy() for need, heap in level.items()} for level in self.waiting],
+            running=same(self.running),
+            mature=same(self.mature),
+            mature_devices=self.mature_devices.copy(),
+            above_gpus=same(self.above_gpus),
+            above_least=same(self.above_least),
+            growable=same(self.growable),
+            on_lent={name: jobs[name] for name in self.on_lent},
+            timers=self.timers.copy(),
+            forecast=self.forecast.copy(),
+            health=self.health.copy(),
+            teams=self.teams.copy(),
+            decisions=[],
+        )
 
     # ------------------------------------------------------------------ devices
 
     @property
     def free(self) -> int:
         return len(self.free_training) + len(self.free_lent)
+
+    @property
+    def usable(self) -> int:
+        """Devices that are not down."""
+        return self.training + self.serving - len(self.down)
 
     @property
     def lent(self) -> int:

@@ -6,6 +6,7 @@ fault or ours, so nothing is isolated then. What is done about it: mending.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 HEALTHY, SUSPECT, ISOLATED, REPAIR, LEMON = "healthy", "suspect", "isolated", "repair", "lemon"
@@ -46,14 +47,17 @@ class Health:
         self.records[device] = replace(record, state=SUSPECT, signals=signals)
         return len(signals) > 1
 
-    def too_many(self, t_s: float, nodes: int) -> bool:
-        """Whether more than a fifth of the nodes, and more than one, became suspect in the last minutes."""
+    def too_many(self, t_s: float, nodes: Sequence[str], devices: int) -> bool:
+        """Whether more than a fifth of the nodes, and more than one, became suspect in the last minutes.
+
+        `nodes`: of each device its node; without it NODE devices are one."""
+        count = len(dict.fromkeys(nodes)) or -(-devices // NODE)
         suspects = {
-            device // NODE
+            nodes[device] if nodes else device // NODE
             for device, record in self.records.items()
             if record.state == SUSPECT and t_s - record.signals[-1][0] <= FREEZE_S
         }
-        return len(suspects) > max(1.0, FREEZE_SHARE * nodes)
+        return len(suspects) > max(1.0, FREEZE_SHARE * count)
 
     def isolate(self, device: int, t_s: float) -> str:
         """The device is out; its state from now: isolated, or a lemon."""

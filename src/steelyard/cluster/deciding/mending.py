@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .fleet import Fleet
-from .healing import HEALTHY, ISOLATED, LEMON, NODE, REPAIR, SUSPECT
+from .healing import HEALTHY, ISOLATED, LEMON, REPAIR, SUSPECT
 from .job import Job
 from .messages import Exited, ProbeResult, Signal, Stalled
 from .signatures import ELSEWHERE, blame
@@ -19,8 +19,7 @@ def suspect(fleet: Fleet, event: Signal) -> None:
     if device in fleet.down:
         return
     agreed = health.suspect(device, event.t_s, event.source)
-    nodes = -(-(fleet.training + fleet.serving) // NODE)
-    frozen = health.too_many(event.t_s, nodes)
+    frozen = health.too_many(event.t_s, fleet.nodes, fleet.training + fleet.serving)
     if frozen and not health.frozen:
         fleet.say("warn", reason="too many suspects at once: the network, or us; nothing is isolated")
     health.frozen = frozen
@@ -64,7 +63,7 @@ def readmit(fleet: Fleet, device: int) -> None:
         return
     del fleet.down[device]
     if fleet.is_training(device):
-        fleet.free_training.append(device)
+        fleet.free_training.insert(0, device)  # it is the last to be used again
     else:
         fleet.at_serving[device] = None
     fleet.health.set(device, HEALTHY)

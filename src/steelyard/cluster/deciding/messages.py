@@ -70,7 +70,8 @@ class Tick(Event):
 class Exited(Event):
     """A job's processes have ended: with 0 it is done, else it failed; `signature` are its last words.
 
-    `ranks`: how many showed the same. `device`: that of the rank which failed first, -1 where nobody knows.
+    `ranks`: how many showed the same, 0 where nobody knows. `device`: that of the rank which failed first,
+    -1 where nobody knows.
     """
 
     job: str

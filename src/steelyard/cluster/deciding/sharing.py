@@ -26,16 +26,20 @@ def admit(fleet: Fleet) -> None:
     """Start what can be started now, by the policy of the fleet."""
     if not fleet.policy.shares:
         return admission.admit(fleet)
+    held = False  # what gets free is held for a job; fillers give it back at once
     for job in sorted(_waiting(fleet), key=lambda job: _turn_of(fleet, job)):
-        if not fleet.teams.pays(job.team, job.gpus * fleet.policy.notice_s):
+        if (held and not job.filler) or not fleet.teams.pays(job.team, job.gpus * fleet.policy.notice_s):
             continue
         if job.gpus > fleet.free and not job.filler:
             _make_room(fleet, job)
         if job.gpus <= fleet.free:
             _take_out(fleet, job)
             fleet.start(job, job.gpus)
-        elif fleet.policy.hold_s is not None and fleet.now_s - job.submit_s >= fleet.policy.hold_s:
-            return  # what gets free is held for it
+        elif job.gpus > fleet.usable:
+            _warn(fleet, f"room {job.id}", f"{job.id} needs {job.gpus} devices, {fleet.usable} are well")
+        else:
+            waits_s = fleet.now_s - job.submit_s
+            held |= fleet.policy.hold_s is not None and waits_s >= fleet.policy.hold_s
 
 
 def count(fleet: Fleet) -> None:

@@ -37,13 +37,13 @@ SIGNATURES: tuple[tuple[str, Blame], ...] = (
 )  # fmt: skip
 # What a job cannot help: it is never stopped for it, however often it comes.
 ELSEWHERE = ("storage", "link", "switch", "node", "device")
-NAN = re.compile(r"\b(loss|grad\w*)\b.{0,20}\b(nan|inf)\b", re.IGNORECASE)
+NAN = re.compile(r"\b(loss|grad\w*)\b.{0,40}\b(nan|inf)\b", re.IGNORECASE)
 
 
 def blame(code: int, signature: str, ranks: int = 1, of: int = 1) -> Blame:
-    """Blame for a process that ended with `code`; `ranks` of the job's `of` show the same."""
+    """Blame for a process that ended with `code`; `ranks` of the job's `of` show the same, 0: not known."""
     if NAN.search(signature):
-        return Blame("device", "isolate") if ranks < of else Blame("data", "previous_checkpoint")
+        return Blame("device", "isolate") if 0 < ranks < of else Blame("data", "previous_checkpoint")
     if code == OOM_KILL and "oom" in signature.lower():
         return Blame("job", "host_memory")
     for pattern, whose in SIGNATURES:

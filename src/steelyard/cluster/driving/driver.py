@@ -199,7 +199,9 @@ class Driver:
                 continue
             self.probing.remove((probing, after_s))
             self.workers.release(probing.devices)
-            if not probing.is_sure(finding):
+            if finding.lost:
+                self.probes.append((now_s, probing.device, after_s))
+            elif not probing.is_sure(finding):
                 again = self._probe(probing.device)
                 again.times = probing.times + 1
                 self.probing.append((again, after_s))
@@ -230,11 +232,11 @@ class Driver:
         """What a person asks for from another shell."""
         for file in sorted((self.folder / ASKED).glob("*-*")):
             what, _, name = file.name.partition("-")
-            file.unlink()
             if what == "cancel":
                 self._tell(Cancel(self.journal.now_s, name))
             elif what == "readmit" and name.isdecimal():
                 self._tell(DeviceBack(self.journal.now_s, int(name)))
+            file.unlink(missing_ok=True)  # only now: a driver that dies in between hears it again
 
     def _stop(self) -> dict[str, Decision]:
         """Ask all workers to save and to end. Raises Stopped."""

@@ -86,14 +86,25 @@ def lease(folder: Path) -> Iterator[Lease]:
                 where=Where(str(folder)),
                 hint="it goes on by itself; another --workdir is another set of jobs",
             )
-        epoch = 0
+        epoch = latest_lease(folder / JOURNAL)
         with suppress(OSError, ValueError, KeyError):
-            epoch = int(json.loads((folder / LEASE).read_text())["epoch"])
+            epoch = max(epoch, int(json.loads((folder / LEASE).read_text())["epoch"]))
         held = Lease(folder, epoch + 1)
         write_durably(folder / LEASE, json.dumps({"epoch": held.epoch, "pid": os.getpid()}).encode())
         yield held
     finally:
         os.close(lock)
+
+
+def latest_lease(journal: Path) -> int:
+    """By the journal: the file of the lease may be lost, and what an older one writes counts for nothing."""
+    latest = 0
+    with suppress(OSError), journal.open("rb") as file:
+        for line in file:
+            if line.startswith(b'{"lease"'):
+                with suppress(ValueError):
+                    latest = max(latest, int(json.loads(line)["lease"]))
+    return latest
 
 
 def _is_ours(lock: int) -> bool:
@@ -169,7 +180,8 @@ def of_the_lease(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def first_fleet(lines: Iterable[dict[str, Any]]) -> Fleet:
     try:
         meta = next(iter(lines))["fleet"]
-        return Fleet(meta["training"], meta["serving"], POLICIES[meta["policy"]])
+        nodes = tuple(meta.get("nodes", ()))
+        return Fleet(meta["training"], meta["serving"], POLICIES[meta["policy"]], nodes)
     except (KeyError, TypeError) as error:
         raise of_another_version(f"its first line names no fleet that this one knows: {error}") from error
 

@@ -19,11 +19,12 @@ FAR, FAR_TIMES = 4.0, 2  # one that is so much slower
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a probe says. `slower`: times as slow as the device beside it, 0 where it failed for another
-    reason."""
+    reason. `lost`: the question did not arrive, or its answer; that says nothing of the device."""
 
     passed: bool
     why: str = ""
     slower: float = 0.0
+    lost: bool = False
 
 
 @dataclass(slots=True)
@@ -64,7 +65,9 @@ def begin_probe(place: Place, device: int, other: int | None) -> Probing:
 
 def judge(own: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Finding:
     """Both ran at the same moment, so a machine that is busy is no fault of a device. Without `other` nobody
-    knows what is slow."""
+    knows what is slow. Empty: the answer is lost."""
+    if own == {} or other == {}:
+        return Finding(False, lost=True)
     if own is None:
         return Finding(False, "the probe gave no answer")
     if not own["sound"]:

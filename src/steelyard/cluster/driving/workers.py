@@ -98,10 +98,12 @@ class Workers:
         worker.heard.at_s = worker.heard.at_s or time.monotonic()
 
     def end_strays(self, begun: dict[str, Decision]) -> None:
-        """Workers whose end was decided, and not yet carried out, when the driver before this one died."""
-        for job in self.spec.jobs:
-            folders = self.attempts(job.name).glob("*-*")
-            self.place.end_strays(job.name, begun.get(job.name), folders)
+        """Workers whose end was decided, and not yet carried out, when the driver before this one died; also
+        of jobs that are no longer in the file."""
+        for job in sorted(self.attempts("").glob("*")):
+            folders = list(job.glob("*-*"))
+            if not all((folder / "exit.json").exists() for folder in folders):
+                self.place.end_strays(job.name, begun.get(job.name), folders)
 
     def heard_s(self) -> dict[int, float]:
         """Of each device with a worker that lives, the seconds for which that is overdue with a word."""
@@ -174,13 +176,15 @@ class Workers:
             yield Stalled(now_s, name, False, heard.place)
 
     def _signs(self, worker: Worker, now_s: float) -> Iterator[Event]:
-        """What speaks against its device: a damaged checkpoint; steps that take longer than before."""
-        device = worker.attempt.devices[0] if worker.attempt.devices else -1
+        """What speaks against its device: a damaged checkpoint; steps that take longer than before. Which of
+        several is slow nobody knows: with each suspicion it is the next one's turn."""
+        devices = worker.attempt.devices or (-1,)
         for file in worker.heard.damaged[worker.damaged_told :]:
             worker.damaged_told += 1
-            yield Signal(now_s, device, "storage", f"digest mismatch: {file}")
+            yield Signal(now_s, devices[0], "storage", f"digest mismatch: {file}")
         others = [other.heard.slow_lately() for other in self.living.values() if other is not worker]
         if worker.heard.slow(alone=2 * sum(others) <= len(others)):
+            device = devices[(worker.heard.suspicions - 1) % len(devices)]
             yield Signal(now_s, device, "steps", "steps take longer than before")
 
     def outlooks(self, now_s: float) -> Iterator[Event]:
@@ -225,6 +229,9 @@ def _of_ended(name: str, worker: Worker, now_s: float) -> Iterator[Event]:
     elif code == 0:
         yield Exited(now_s, name)
     else:
-        device = worker.attempt.devices[0] if len(worker.attempt.devices) == 1 else -1
+        devices = worker.attempt.devices
+        ranks, device = (
+            (1, devices[0]) if len(devices) == 1 else (0, -1)
+        )  # one process speaks for all of them
         words = words if code not in UNBEGUN else f"heartbeat lost: {words}"
-        yield Exited(now_s, name, code, words, worker.heard.place, 1, device)
+        yield Exited(now_s, name, code, words, worker.heard.place, ranks, device)

@@ -77,8 +77,11 @@ class FarNode:
         def lost(kind: str, why: str) -> None:
             self.asked, self.ahead_s = False, None
             self.sees = f"differs: {why}" if kind == "differs" else why if kind == "failed" else None
+            lost_answer = (
+                None if self.silent_s > UNKNOWN_S else {}
+            )  # of one that is silent for long it is one
             for number in self.probes:
-                self.probes[number] = None if self.probes[number] is ... else self.probes[number]
+                self.probes[number] = lost_answer if self.probes[number] is ... else self.probes[number]
 
         self.link.ask(self.address, name, words, answered, lost)
 
