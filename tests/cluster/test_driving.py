@@ -34,6 +34,7 @@ from steelyard.cluster import (
 )
 from steelyard.cluster.driving import driver, heard, keeper, probe, workers
 from steelyard.cluster.driving.attempt import find, last_words, started_at
+from steelyard.cluster.driving.jobs_file import LIVE
 from steelyard.cluster.driving.journal import JOURNAL, LOCK, Journal, is_driven, lease
 from steelyard.cluster.driving.place import Here
 from steelyard.cluster.driving.probing import Probing, judge
@@ -160,6 +161,12 @@ def wait(thread: threading.Thread) -> None:
         ("jobs: [{name: a, command: [x], deadline: soon}]", "jobs.0.deadline"),
         ("serving: {devices: 2}\njobs: [{name: a, command: [x]}]", "serving.devices"),
         ("jobs: [{name: a, command: [x], gives_way: 1}]", "jobs.0.gives_way"),
+        ("policy: fifo\njobs: [{name: a, command: [x]}]", "policy"),
+        ("policy: tide\njobs: [{name: a, command: [x], priority: 1}]", "policy"),
+        ("devices: 2\njobs: [{name: a, command: [x], devices: {usual: 1, most: 2}}]", "policy"),
+        ("policy: tide\njobs: [{name: a, command: [x], devices: {least: 1}}]", "jobs.0.devices"),
+        ("policy: tide\njobs: [{name: a, command: [x], devices: {least: 2, usual: 1}}]", "jobs.0.devices"),
+        ("policy: tide\njobs: [{name: a, command: [x], devices: {usual: 1, most: 2}}]", "jobs.0.devices"),
     ],
 )
 def test_a_wrong_file_is_one_error_with_its_place(text, field, tmp_path) -> None:
@@ -283,6 +290,26 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(code, tmp_path) -> None:
     wait(jobs.begin())
     assert jobs.ends["a"].kind == "finish" and jobs.replays()
     assert not jobs.said("preempt")  # an end that was asked for is no failure
+
+
+# ------------------------------------------------------------------ the policy that is simulated
+
+
+def test_by_the_policy_of_the_simulation_a_job_shrinks_for_another_and_grows_again(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setitem(POLICIES, "tide", replace(POLICIES["tide"], grow_every_s=0.5))
+    monkeypatch.setattr(driver, "TICK_S", 0.2)
+    jobs = counting(tmp_path, ("a", 150), ("b", 30), pace_s=0.03)
+    text = jobs.file.read_text().replace("name: a,", "name: a, devices: {least: 1, usual: 2},")
+    jobs.file.write_text(f"policy: tide\n{text}")
+    wait(jobs.begin())
+    assert {name: end.kind for name, end in jobs.ends.items()} == {"a": "finish", "b": "finish"}
+    assert [len(one["devices"]) for one in jobs.said("resize")] == [1, 2] and jobs.replays()
+    assert (tmp_path / "a.state").read_text() == "150" and not jobs.said("preempt")
+    jobs.file.write_text(text.replace("{least: 1, usual: 2}", "2"))
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, WrongUse) and "policy tide" in jobs.problem.message
 
 
 # ------------------------------------------------------------------ teams, budgets, deadlines
@@ -687,7 +714,7 @@ def test_last_words_are_equal_for_equal_ends() -> None:
 
 
 def test_the_fleet_of_one_machine_never_resizes_a_job() -> None:
-    assert not Fleet(2, 0, POLICIES[driver.POLICY]).policy.elastic
+    assert not Fleet(2, 0, POLICIES[LIVE[0]]).policy.elastic
 
 
 # ------------------------------------------------------------------ a real training

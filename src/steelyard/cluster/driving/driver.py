@@ -46,7 +46,6 @@ SAVE_S = 15.0  # when the driver itself is asked to end
 AGAIN_S, LONGEST_S = 10.0, 600.0  # until a device that was isolated is probed, and one that failed again
 JUMP_S = 2.0
 NEAR_S = 5.0  # a date is the one that holds
-POLICY = "shared"  # gangs keep their size: a command of one machine cannot change it while it runs
 ASKED = "asked"  # a folder: cancel-JOB, readmit-DEVICE
 
 
@@ -112,16 +111,22 @@ class Driver:
             self.journal.known - set(self.journal.outcome) - {job.name for job in self.spec.jobs}
         ):
             self._tell(Cancel(self.journal.now_s, name))  # no longer in the file
-        if self.spec.shares and not self.journal.fleet.policy.shares:
-            raise WrongUse(
-                "jobs.file", "an older version began these jobs: without teams and limits",
-                where=Where(str(self.folder)), hint="another --workdir for this file",
-            )  # fmt: skip
+        began = self.journal.fleet.policy
+        limits = self.spec.shares or self.spec.serving.devices
+        if "tide" in (began.name, self.spec.policy) and began.name != self.spec.policy:
+            raise self._begun_otherwise(f"these jobs were begun with policy {began.name}")
+        if limits and not began.shares and not began.lends:
+            raise self._begun_otherwise("an older version began these jobs: without teams and limits")
         fresh = [job for job in self.spec.jobs if job.name not in self.journal.known]
         check(fresh, self.journal.fleet, self.spec.terms, self.spec.file)
         self._agree()
         for job in fresh:
             self._tell(_submitted(job, self.journal.now_s))
+
+    def _begun_otherwise(self, text: str) -> WrongUse:
+        return WrongUse(
+            "jobs.file", text, where=Where(str(self.folder)), hint="another --workdir for this file"
+        )
 
     def _agree(self) -> None:
         """The terms of the file, where they are other than those that hold; and its dates."""
@@ -266,6 +271,10 @@ def _end(driver: Driver, decision: Decision) -> None:
     driver.workers.end(decision.job, driver.journal.now_s, 0.0 if decision.lost else decision.deadline_s)
 
 
+def _resize(driver: Driver, decision: Decision) -> None:
+    driver.workers.resize(decision, driver.journal.now_s, driver.journal.fleet.policy.notice_s)
+
+
 def _stop(driver: Driver, decision: Decision) -> None:
     driver.workers.end(decision.job, driver.journal.now_s, SAVE_S)
 
@@ -290,6 +299,7 @@ def _repair(driver: Driver, decision: Decision) -> None:
 
 ACTS: dict[str, Callable[[Driver, Decision], Any]] = {
     "start": _start,
+    "resize": _resize,
     "preempt": _end,
     "finish": _stop,
     "stop": _stop,
@@ -300,9 +310,9 @@ ACTS: dict[str, Callable[[Driver, Decision], Any]] = {
 
 
 def _submitted(job: JobSpec, now_s: float) -> Submit:
-    size = job.devices
+    least, size, most = job.sizes
     deadline_s = None if job.deadline_s is None else round(now_s + job.deadline_s, 3)
-    return Submit(now_s, job.name, size, size, size, job.filler, job.team, job.priority, deadline_s)
+    return Submit(now_s, job.name, size, least, most, job.filler, job.team, job.priority, deadline_s)
 
 
 def run_jobs(
@@ -322,7 +332,7 @@ def run_jobs(
     _check_place(spec, ray)
     with lease(folder) as held, place_of(spec, folder, watch, ray, held.epoch) as place:
         count, nodes = len(spec.devices), spec.nodes
-        journal = Journal(folder / JOURNAL, count, POLICY, held.epoch, spec.serving.devices, nodes, held)
+        journal = Journal(folder / JOURNAL, count, spec.policy, held.epoch, spec.serving.devices, nodes, held)
         listening = Listening(services) if services and spec.serving.devices else None
         try:
             workers = Workers(spec, folder, held, place)

@@ -5,6 +5,8 @@ devices: 2                      # or a list: [{by: [numactl, --cpunodebind=0]}, 
 jobs:
   - {name: desk, recipe: desk.yaml}
   - {name: other, command: [python, train.py], devices: 1, filler: true}
+policy: tide                    # without teams and limits: who has used least goes first; jobs may have
+                                # devices: {least: 1, usual: 2, most: 4}
 
 Teams, budgets, deadlines, and devices that serving lends: terms.py.
 """
@@ -35,7 +37,9 @@ MOST = 1_024  # devices of one machine, jobs of one file
 KEYS = {
     "name", "recipe", "command", "devices", "filler", "team", "priority", "deadline", "takes", "gives_way",
 }  # fmt: skip
-TOP = {"jobs", "devices", "serving", "teams", "budget", "usd_per_device_hour"}
+TOP = {"jobs", "devices", "serving", "policy", "teams", "budget", "usd_per_device_hour"}
+LIVE = ("shared", "tide")  # policies that jobs can be run by
+SIZES = ("least", "usual", "most")
 BESIDE = (sys.executable, "-m", "steelyard.run.path.beside")  # lets a command give way to services
 EXAMPLE = "jobs: [{name: desk, recipe: desk.yaml}]"
 UNTIL = ("--until", "train", "--yes", "--json")
@@ -45,19 +49,25 @@ UNTIL = ("--until", "train", "--yes", "--json")
 class JobSpec:
     """`command` runs in `folder`; started again after its end it has to say at once that it is done.
 
+    `devices`: least, usual and most; other than one number only where the policy resizes jobs.
     `deadline_s`: seconds from when it is first taken in. `takes_s`: as long as its owner thinks it runs.
     """
 
     name: str
     command: tuple[str, ...]
     folder: Path
-    devices: int = 1
+    sizes: tuple[int, int, int] = (1, 1, 1)
     filler: bool = False
     team: str = ""
     priority: int = 0
     deadline_s: float | None = None
     takes_s: float | None = None
     due_by_date: bool = False
+
+    @property
+    def devices(self) -> int:
+        """As many as it usually has."""
+        return self.sizes[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +81,13 @@ class JobsFile:
     terms: Agreed = field(default_factory=Agreed)
     serving: Serving = field(default_factory=Serving)
     nodes: tuple[str, ...] = ()
+    policy: str = LIVE[0]
 
     @property
     def shares(self) -> bool:
-        """Whether anything in it needs a policy that knows of teams and limits."""
+        """Whether anything in it needs the policy that knows of teams and limits."""
         asked = any(job.team or job.priority or job.deadline_s is not None for job in self.jobs)
-        return asked or bool(self.terms.teams or self.terms.budget_s or self.serving.devices)
+        return asked or bool(self.terms.teams or self.terms.budget_s)
 
 
 def read_jobs_file(file: Path) -> JobsFile:
@@ -116,7 +127,21 @@ def read_jobs_file(file: Path) -> JobsFile:
     if "serving" in document:
         serving = read_serving(document["serving"], len(devices), wrong)
     nodes = _nodes(file, document.get("devices"))
-    return JobsFile(file.absolute(), devices, jobs, terms, serving, nodes)
+    policy = str(document.get("policy", LIVE[0]))
+    spec = JobsFile(file.absolute(), devices, jobs, terms, serving, nodes, policy)
+    _check_policy(spec, wrong)
+    return spec
+
+
+def _check_policy(spec: JobsFile, wrong: Any) -> None:
+    if spec.policy not in LIVE:
+        raise wrong("policy", f"{spec.policy} is no policy", " or ".join(LIVE))
+    if spec.policy == "tide" and spec.shares:
+        text = "the tide knows no teams, budgets, priorities and deadlines"
+        raise wrong("policy", text, "policy: shared, or none of them")
+    ranges = (job.name for job in spec.jobs if len(set(job.sizes)) > 1)
+    if spec.policy != "tide" and (name := next(ranges, None)):
+        raise wrong("policy", f"{name} has a range of devices, and nothing resizes it", "policy: tide")
 
 
 def _line(rows: Any, n: int) -> int | None:
@@ -170,17 +195,29 @@ def _job(file: Path, row: Any, n: int, line: int | None, devices: int, terms: Ag
         raise wrong("name", f"{name!r} is no name", "letters, digits, . _ -, at most 64")
     if ("recipe" in row) == ("command" in row):
         raise wrong("", "a job has a recipe or a command", EXAMPLE)
-    size, filler = row.get("devices", 1), row.get("filler", False)
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= devices:
-        raise wrong("devices", f"{size} of {devices} devices", f"1 to {devices}")
+    sizes, filler = _sizes(row.get("devices", 1), devices, wrong), row.get("filler", False)
     if not isinstance(filler, bool):
         raise wrong("filler", f"{filler} is not true or false", "filler: true")
     folder = file.absolute().parent
     deadline_s, by_date = read_deadline(row, wrong)
     return JobSpec(
-        name, _command(row, folder, wrong), folder, size, filler, read_team(row, terms, wrong),
+        name, _command(row, folder, wrong), folder, sizes, filler, read_team(row, terms, wrong),
         read_priority(row, wrong), deadline_s, read_takes(row, wrong), by_date,
     )  # fmt: skip
+
+
+def _sizes(value: Any, devices: int, wrong: Any) -> tuple[int, int, int]:
+    """A number, or least, usual and most: what is left out is as the usual."""
+    hint = f"1 to {devices}, or {{least: 1, usual: 2, most: 4}}"
+    rows = dict(value) if isinstance(value, Mapping) else {"usual": value}
+    if "usual" not in rows or set(rows) - set(SIZES):
+        raise wrong("devices", "a range has a usual number, and least or most", hint)
+    least, usual, most = (rows.get(name, rows["usual"]) for name in SIZES)
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in (least, usual, most)):
+        raise wrong("devices", f"{value} of {devices} devices", hint)
+    if not 1 <= least <= usual <= most <= devices:
+        raise wrong("devices", f"{value} of {devices} devices", hint)
+    return least, usual, most
 
 
 def _command(row: Mapping[str, Any], folder: Path, wrong: Any) -> tuple[str, ...]:

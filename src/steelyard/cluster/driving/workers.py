@@ -40,7 +40,8 @@ class Workers:
     place: Place
     living: dict[str, Worker] = field(default_factory=dict)
     starting: dict[str, Decision] = field(default_factory=dict)
-    paces: dict[str, list[float]] = field(default_factory=dict)  # of each job's last attempt
+    # Of each job's last attempt: how many devices it had, and its paces.
+    paces: dict[str, tuple[int, list[float]]] = field(default_factory=dict)
 
     def job(self, name: str) -> JobSpec | None:
         return next((job for job in self.spec.jobs if job.name == name), None)
@@ -65,6 +66,11 @@ class Workers:
             return worker.attempt.kill()
         worker.attempt.end_s, worker.kept = now_s + save_s + KILL_AFTER_S, worker.heard.saved
         worker.attempt.ask_to_end()
+
+    def resize(self, decision: Decision, now_s: float, save_s: float) -> None:
+        """Let it save, end, and go on with other devices."""
+        self.end(decision.job, now_s, save_s)
+        self.start(decision)
 
     def wake(self, job: str) -> None:
         if job in self.living:
@@ -140,7 +146,8 @@ class Workers:
         attempt = self.place.begin(
             decision.job, decision.seq, self.lease.epoch, places, command, decision.devices, more, spec.filler
         )  # fmt: skip
-        return Worker(attempt, _heard(self.paces.get(decision.job, ())))
+        devices, paces = self.paces.get(decision.job, (0, []))
+        return Worker(attempt, _heard(paces if devices == len(decision.devices) else ()))
 
     def look(self, now_s: float) -> Iterator[Event]:
         """Read what they say; events of those that have ended, stand still or are slow."""
@@ -150,7 +157,7 @@ class Workers:
                 yield from self._of_living(name, worker, now_s)
             else:
                 del self.living[name]
-                self.paces[name] = list(worker.heard.paces)
+                self.paces[name] = len(worker.attempt.devices), list(worker.heard.paces)
                 yield from self._signs(worker, now_s)
                 yield from _of_ended(name, worker, now_s)
 

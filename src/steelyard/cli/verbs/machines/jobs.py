@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ....cluster import Decision, JobsFile
 
 SHOWN = (
-    "start", "preempt", "lend", "reclaim", "finish", "stop", "wake", "isolate", "readmit", "repair", "retire",
+    "start", "resize", "preempt", "lend", "reclaim", "finish", "stop", "wake", "isolate", "readmit", "repair", "retire",
     "omit", "warn",
 )  # fmt: skip
 
