@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ....cluster import Decision, JobsFile
 
 SHOWN = (
-    "start", "resize", "preempt", "lend", "reclaim", "finish", "stop", "wake", "isolate", "readmit", "repair", "retire",
-    "omit", "warn",
+    "start", "resize", "preempt", "lend", "reclaim", "finish", "stop", "wake", "isolate", "readmit", "repair",
+    "retire", "omit", "warn",
 )  # fmt: skip
 
 Workdir = Annotated[
