@@ -220,18 +220,33 @@ def otherwise(code: str, message: str, hint: str) -> tuple[str, str]:
     return message or own[0] or kind[0], hint or own[1] or kind[1]
 
 
+def _makers(tree: ast.AST) -> dict[str, int]:
+    """Helpers that are annotated to return an exception -> its exit code."""
+    return {
+        node.name: BRANCHES[node.returns.id]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and getattr(node.returns, "id", None) in BRANCHES
+    }
+
+
+@cache
+def _makers_of_all() -> dict[str, int]:
+    found: dict[str, int] = {}
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        found |= _makers(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
 def _raised() -> Iterator[tuple[str, int, str, str]]:
-    """From calls of the exceptions, and of helpers that are annotated to return one."""
+    """From calls of the exceptions, and of helpers that are annotated to return one, imported ones too."""
     for path in sorted((ROOT / "src").rglob("*.py")):
         source = path.read_text(encoding="utf-8")
-        if not any(branch in source for branch in BRANCHES):
-            continue
         tree = ast.parse(source)
-        makers = BRANCHES | {
-            node.name: BRANCHES[node.returns.id]
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef) and getattr(node.returns, "id", None) in BRANCHES
+        names = {
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
         }
+        elsewhere = {name: code for name, code in _makers_of_all().items() if name in names}
+        makers = BRANCHES | elsewhere | _makers(tree)
         for scope in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Module)):
             assigned = _assigned(scope)
             for call in _calls(scope, makers):
