@@ -654,6 +654,7 @@ def test_a_suspicion_needs_five_slow_steps_and_more_after_each_that_a_probe_has_
         while not (step(hears, 1, 1.5) or hears.slow()):
             needed[-1] += 1
     assert needed == [5, 9, 17, 20, 20]
+    assert [paces((60, 1.0), (n, 4.5)).slow() for n in (2, 3)] == [False, True]  # far slower: three will do
 
 
 def step(hears: heard.Heard, count: int, pace_s: float) -> None:

@@ -28,6 +28,7 @@ TIMES, SPREADS = 1.3, 4.0  # a slow sample: so many times the median before, and
 # (last samples, slow ones among them) that make a device suspect. A suspicion costs a probe; after each the
 # next one needs more. The last one counts where other jobs are slow too: that is rather a busy machine.
 EVIDENCE = ((6, 5), (12, 9), (24, 17), (30, 20))
+FAR, FAR_TIMES = (3, 3), 4.0  # before the first of them: so few where each took so many times the median
 FEW = 10  # samples that say how long the rest will take
 ENOUGH = 30  # samples before those
 
@@ -122,7 +123,9 @@ class Heard:
         """Its last steps took longer than those before them; asked once, then they are forgotten. `alone`:
         the other jobs go on as ever."""
         last, of = EVIDENCE[min(self.suspicions, len(EVIDENCE) - 1) if alone else -1]
-        if not self._slow_in(last, of):
+        if alone and not self.suspicions and self._slow_in(*FAR, FAR_TIMES):
+            last = FAR[0]
+        elif not self._slow_in(last, of):
             return False
         self.suspicions += 1
         for _ in range(last):
@@ -133,12 +136,12 @@ class Heard:
         """The least evidence, for a job beside another one that is slow."""
         return self._slow_in(*EVIDENCE[0])
 
-    def _slow_in(self, last: int, of: int) -> bool:
+    def _slow_in(self, last: int, of: int, times: float = TIMES) -> bool:
         paces = list(self.paces)
         if len(paces) < last + ENOUGH:
             return False
         before = paces[:-last]
         usual = median(before)
         spread = 1.4826 * median(abs(pace - usual) for pace in before)  # of a normal one: its sigma
-        bound = max(TIMES * usual, usual + SPREADS * spread)
+        bound = max(times * usual, usual + SPREADS * spread)
         return sum(pace > bound for pace in paces[-last:]) >= of
