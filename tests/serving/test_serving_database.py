@@ -372,7 +372,7 @@ def test_a_job_that_has_ended_keeps_its_weights_and_not_its_rows(folder, state):
             tuning.store.put("jobs", Stored(id="ftjob-1", owner="local", shown=shown, hidden=hidden))
             names = {"train": "checkpoint", "compress": "compressed"}
             steps = [{"step": step, "artefact": str(made[name]), "hash": "h"} for step, name in names.items()]
-            await tuning._succeed("ftjob-1", {"steps": steps})
+            await tuning.runs._succeed("ftjob-1", {"steps": steps})
             job = await service.json("GET", "fine_tuning/jobs/ftjob-1")
             assert (job["status"], job["fine_tuned_model"]) == ("succeeded", "tiny:desk")
             assert on_disk(state, b"canary") == [] and len(on_disk(state / "tiny" / "runs", b"weights")) == 2

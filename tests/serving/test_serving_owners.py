@@ -123,8 +123,8 @@ def test_what_a_key_is_told_of_its_job_names_no_place(tmp_path, key):
     tuning = Tuning(SimpleNamespace(served=served, settings=ServeSettings()), store)
 
     async def run():
-        await tuning._fail("ftjob-1", "broken", f"cannot read {checkpoint}", None)
-        return tuning._without_places((await tuning._try_to_load(stored))[1])
+        await tuning.runs._fail("ftjob-1", "broken", f"cannot read {checkpoint}", None)
+        return tuning.runs._without_places((await tuning.runs._try_to_load(stored))[1])
 
     messages = asyncio.run(run()), store.get(KIND, "ftjob-1").shown["error"]["message"]
     for message in (*messages, *(event["message"] for event in store.records("job_events", "ftjob-1"))):

@@ -145,7 +145,7 @@ def test_what_a_run_logs_at_its_very_end_is_told(tmp_path, monkeypatch):
     run.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(run))
     store = ObjectStore(tmp_path / "state")
-    assert asyncio.run(Tuning(None, store)._steelyard("ftjob-1", tmp_path)) == 6
+    assert asyncio.run(Tuning(None, store).runs._steelyard("ftjob-1", tmp_path)) == 6
     assert [told["message"] for told in store.records("job_events", "ftjob-1")] == ["Saved after step 7"]
 
 

@@ -13,11 +13,10 @@ from starlette.types import ASGIApp
 from ..base.log import log
 from ..base.store import ObjectStore, store_folder
 from ..host.settings import sealing_keys
-from ..jobs import batches, files, tuning_job
+from ..jobs import batches, files, tuning
 from ..jobs.batches import Batches
 from ..jobs.old_layout import read_old_layout
 from ..jobs.quota import check_bytes, quota_of
-from ..jobs.tuning import Tuning
 from .responses.routes import make_again
 from .responses.store import Document, ResponseStore, left_over
 from .vectors import embeddings, rerank
@@ -29,7 +28,7 @@ BODIES: dict[str, type[BaseModel]] = {
     **embeddings.BODIES,
     **rerank.BODIES,
     **batches.BODIES,
-    **tuning_job.BODIES,
+    **tuning.BODIES,
 }
 
 
@@ -41,7 +40,7 @@ class Stores:
         keys = sealing_keys(settings)
         self.store = ObjectStore(store_folder(settings.name, sealed=keys is not None), keys)
         self.batches = Batches(api, self.store)
-        self.tuning = Tuning(api, self.store)
+        self.tuning = tuning.Tuning(api, self.store)
         self.responses = ResponseStore(self.store, self._check_bytes)
         self._task: asyncio.Task[None] | None = None
 
@@ -65,7 +64,7 @@ class Stores:
                     swept_at = time.monotonic()
                     await asyncio.to_thread(self._sweep)
                 await self.batches.resume(app)
-                await self.tuning.resume()
+                await self.tuning.runs.resume()
             except Exception as e:  # a full disk, a store that cannot be read: tried again
                 log("store.failed", error=type(e).__name__, why=str(e))
             await asyncio.sleep(LOOK_S)
@@ -90,7 +89,7 @@ class Stores:
             await asyncio.gather(self._task, return_exceptions=True)
         await self.responses.close()
         await self.batches.close()
-        await self.tuning.close()
+        await self.tuning.runs.close()
         await asyncio.to_thread(self.store.close)
 
 

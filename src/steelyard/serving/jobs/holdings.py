@@ -16,7 +16,7 @@ from ...errors import Lacking, Where
 from ...places import state_folder
 from ..base.store import ObjectStore
 from . import files, tuning
-from .tuning_job import remove_folder
+from .tuning import remove_folder
 
 Holds = Callable[[Any], bool]  # of a value of JSON, or of a line's text where it is none
 

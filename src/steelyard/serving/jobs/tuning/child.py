@@ -1,6 +1,6 @@
 """Become a run of steelyard that ends with the service and gives way to it.
 
-`python -m steelyard.serving.jobs.tuning_child PARENT_PID WORD...` runs `steelyard WORD...` in this process.
+`python -m steelyard.serving.jobs.tuning.child PARENT_PID WORD...` runs `steelyard WORD...` in this process.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ...processes import die_with_parent
+from ....processes import die_with_parent
 
 NICE = 10  # answers go before training; the scheduler gives a nice process about a tenth beside a busy one
 

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...artefact import forget_copies
-from ..base.errors import ApiError
-from ..base.store import ObjectStore, Stored, new_id
-from . import files
-from .metadata import Metadata
+from ....artefact import forget_copies
+from ...base.errors import ApiError
+from ...base.store import ObjectStore, Stored, new_id
+from .. import files
+from ..metadata import Metadata
 
 LEAST_ROWS = 2  # fewer can be no training set; OpenAI asks for 10
 METRICS_SHOWN = 500  # points of the loss curve that become events
@@ -130,9 +130,9 @@ def recipe_of(stored: Stored, folder: Path) -> dict[str, Any]:
 
 def _usual_rate(base: str) -> float:
     """What the planner would choose: the multiplier counts from there."""
-    from ...model import resolve
-    from ...planner import learning_rate
-    from ...shape import read
+    from ....model import resolve
+    from ....planner import learning_rate
+    from ....shape import read
 
     return learning_rate(read(resolve(base).path), lora=True)
 
