@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,14 +146,18 @@ def test_why_not_and_what_if(told) -> None:
     assert changed["before"]["device"] == "h100-sxm" and changed["after"]["device"] == "gaudi2"
 
 
-def test_the_table_for_people(told) -> None:
-    code, (out, _) = told(*JOB, "--explain", "--what-if", "price.h100-sxm=x0.1", as_json=False)
+def test_the_table_for_people(told, monkeypatch) -> None:
+    words = (*JOB, "--explain", "--what-if", "price.h100-sxm=x0.1")
+    monkeypatch.setattr(sys, "argv", ["steelyard", *words, "--why-not=gaudi2"])
+    code, (out, _) = told(*words, as_json=False)
     lines = out.splitlines()
     assert code == 0 and lines[0] == "Can it be done? yes, on 2 of 2 devices weighed"
     asked = [line for line in lines if line.startswith(("With what?", "For how much?", "How sure?"))]
     assert len(asked) == 3 and ", in " in asked[0] and "$" in asked[1] and "8 of 10" in asked[2]
     at = next(i for i, line in enumerate(lines) if "sft of llama3-8b" in line)
-    assert lines[at + 2].startswith(">") and lines[-1].startswith("next: steelyard plan")
+    assert (
+        lines[at + 2].startswith(">") and lines[-1] == f"next: steelyard {' '.join(JOB)} --export plan-files"
+    )
     assert lines[at + 1].count("80 % interval") == 2 and lines[at + 2].count(" .. ") == 2
     assert "where each second, byte and dollar goes:" in lines
     _, (chinese, _) = told(*JOB, "--lang", "zh", as_json=False)

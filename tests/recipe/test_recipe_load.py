@@ -236,6 +236,7 @@ BAD = [
     ),
     ("train: [{lora_rank: 1.5}]\n", "wrong_type", 4, "train.0.lora_rank", "a number", "lora_rank: 16"),
     ("train: [{packing: 1}]\n", "wrong_type", 4, "train.0.packing", "true or false", "packing: true"),
+    ("serve: {access_log: off}\n", "wrong_type", 4, "serve.access_log", "true or false", "write false"),
     ("train: {stage: sft}\n", "wrong_type", 4, "train", "a list", "example: train: [{stage: sft}]"),
     ("serve: 8000\n", "wrong_type", 4, "serve", "a table", "serve: {port: 8000}"),
     ("seed: 2026-11-24\n", "wrong_type", 4, "seed", "text", "seed: 0"),

@@ -75,7 +75,9 @@ def _short(value: Any) -> str:
 
 
 def _unquote(value: Any, kind: str) -> str:
-    if isinstance(value, str) and kind in ("int_type", "float_type", "bool_type"):
+    if isinstance(value, str) and kind == "bool_type":
+        return f"write {str(value.lower() in ('on', 'yes', 'y', 'true')).lower()}"
+    if isinstance(value, str) and kind in ("int_type", "float_type"):
         return "write it without quotes or units"
     return "put it in quotes" if kind == "string_type" and not isinstance(value, dict | list) else ""
 

@@ -154,9 +154,17 @@ class _Answer:
         return {"changes": changes, "before": _best(before), "after": _best(after)}
 
 
+ASKS, ASKS_ABOUT = ("--json", "--all", "--explain"), ("--why-not", "--what-if")  # the latter with a value
+
+
 def _again(flags: PlanFlags) -> str:
     """The command as it was typed, with --export and without what only asks."""
-    words = [word for word in sys.argv[1:] if word not in ("--json", "--all", "--explain")]
+    words, value = [], False
+    for word in sys.argv[1:]:
+        flag, equals, _ = word.partition("=")
+        if not value and flag not in (*ASKS, *ASKS_ABOUT):
+            words.append(word)
+        value = flag in ASKS_ABOUT and not equals
     if not words or words[0] != "plan":
         words = ["plan", *([str(flags.recipe)] if flags.recipe else [])]
     return shlex.join(["steelyard", *words, "--export", "plan-files"])
