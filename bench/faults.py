@@ -9,11 +9,8 @@ driver (SIGKILL of the driver; it is started again, as a service manager would).
 evenly; a fault begins once its job has gone on from the one before it.
 
 Each job is the same training on a tiny model; a step takes `--pace` seconds at least. Healed: the job passes
-the step at which it was struck. Wrong blame: the journal says anything else than the table EXPECTED, or
-does anything that no fault explains. Goodput: steps times the median step, over the time from the first
-step to the last. Bound: 1 - C/tau - (tau/2 + R)/M (Young 1974), C the median save, tau between two of them,
-R the median restart of a killed worker (from the kill to its first step), M the time by faults that
-interrupt. It leaves out what finding a fault takes. Needs root: small file systems and cgroups. One JSON.
+the step at which it was struck. Blame, goodput and its bound: faults_account.py. `short` names the goals that
+were missed; exit code 4 where there is one. Needs root: small file systems and cgroups. One JSON.
 """
 
 from __future__ import annotations
@@ -31,31 +28,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import islice, takewhile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-BLAMES = ("preempt", "stop", "wake", "isolate", "repair", "retire", "warn")  # a question (probe) is none
+from faults_account import EXPECTED, Fault, Growing, blamed, goodput, restart_of, short, words_for
+
 KINDS = ("kill", "freeze", "disk", "flip", "slow", "oom", "clock", "driver")
-# Of each kind: what the journal has to say, and what else it may.
-EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "kill": ("preempt unknown", ()),
-    "freeze": ("wake node: stopped by a signal", ()),
-    "disk": ("preempt storage: prune", ()),
-    "flip": ("signal storage", ("preempt unknown", "probe")),
-    "slow": (
-        "isolate probe failed",
-        ("signal steps", "probe", "preempt device isolated", "readmit", "repair"),
-    ),
-    "oom": ("preempt job: host_memory", ()),
-    "clock": ("warn node", ()),
-    "driver": ("lease", ()),
-}
-INTERRUPT = ("kill", "disk", "flip", "slow", "oom", "freeze")
+QUIET = ("freeze", "clock", "driver", "cut")  # the same worker goes on
 HOLD_DISK_S, SLOW_S = 8.0, 90.0
 SLOW_SHARE = 0.03  # of a core: a step computes for some 0.02 s of its pace
 DISK_BYTES = 48 << 20
+CGROUPS = Path("/sys/fs/cgroup/cpu")
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -92,11 +76,18 @@ def parser_of(text: str, kinds: Sequence[str], **usual: float) -> argparse.Argum
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--pace", type=float, help="seconds of a step, at least")
     parser.add_argument("--save-steps", type=int)
-    parser.add_argument("--kinds", default=",".join(kinds))
+    parser.add_argument("--kinds", type=lambda text: words_of(text, kinds), default=list(kinds))
     parser.add_argument("--patience", type=float, help="seconds in which a fault has to heal")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(**usual)
     return parser
+
+
+def words_of(text: str, among: Sequence[str]) -> list[str]:
+    words = text.split(",")
+    if unknown := sorted(set(words) - set(among)):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not of {', '.join(among)}")
+    return words
 
 
 # ------------------------------------------------------------------ the place: file systems, cgroups, a clock
@@ -113,18 +104,21 @@ class Place:
     environment: dict[str, str] = field(default_factory=dict)
 
     def disk(self, name: str) -> Path:
+        return self.mount(name, "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs")
+
+    def mount(self, name: str, *what: str) -> Path:
         path = self.folder / name
         path.mkdir()
-        words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
-        subprocess.run(words, check=True)
+        subprocess.run(["mount", *what, str(path)], check=True)
         self.mounts.append(path)
         return path
 
-    def make_groups(self) -> None:
+    def make_groups(self, root: Path = CGROUPS) -> None:
+        """`root`: where the processes that go into them see the cgroups of the processor."""
         lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
         own = next(path for _, controllers, path in lines if "cpu" in controllers.split(","))
         for number in range(self.devices):
-            group = Path("/sys/fs/cgroup/cpu" + own.rstrip("/")) / f"faults-{os.getpid()}-{number}"
+            group = root.joinpath(*own.split("/")) / f"faults-{os.getpid()}-{number}"
             group.mkdir()
             self.groups.append(group)
 
@@ -147,11 +141,11 @@ class Place:
         (self.folder / "clock.new").replace(self.folder / "clock")
 
     def end(self) -> None:
-        for mount in self.mounts:
-            subprocess.run(["umount", "-l", str(mount)], check=False)
         for group in self.groups:
             with suppress(OSError):
                 group.rmdir()
+        for mount in self.mounts:
+            subprocess.run(["umount", "-l", str(mount)], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -166,6 +160,10 @@ class Live:
     file: Path
     workdir: Path
     process: subprocess.Popen[str] | None = None
+    files: dict[Path, Growing] = field(default_factory=dict)
+    said: list[dict[str, Any]] = field(default_factory=list)  # of faults, by the journal
+    taken: int = 0  # rows of the journal that are in it
+    offset_s: float = 0.0  # of the journal's time to the monotonic clock
 
     def drive(self) -> None:
         words = [
@@ -197,38 +195,50 @@ class Live:
                 return (0, device) if ended else (pid, device)
         return 0, -1
 
+    def rows(self, file: Path) -> list[dict[str, Any]]:
+        """Its lines so far; of a file, what is new alone is read."""
+        return self.files.setdefault(file, Growing(file)).read()
+
+    def reports(self, job: str) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Of each attempt its name and all that it has reported."""
+        return [(attempt.name, self.rows(attempt / "report.jsonl")) for attempt in self.attempts(job)]
+
     def lines(self, job: str) -> list[dict[str, Any]]:
         """All that its attempts have reported, in order of time."""
-        rows = []
-        for attempt in self.attempts(job):
-            with suppress(OSError):
-                for line in (attempt / "report.jsonl").read_text().splitlines():
-                    with suppress(ValueError):
-                        rows.append(json.loads(line) | {"attempt": attempt.name})
+        rows = [row | {"attempt": name} for name, rows in self.reports(job) for row in rows]
         return sorted(rows, key=lambda row: row["mono"])
+
+    def steps_since(self, job: str, mono: float) -> list[dict[str, Any]]:
+        """Steps that it has reported after that moment, in order of time."""
+        found = []
+        for name, rows in self.reports(job):
+            late = takewhile(lambda row: row["mono"] > mono, reversed(rows))
+            found += [row | {"attempt": name} for row in late if "step" in row]
+        return sorted(found, key=lambda row: row["mono"])
 
     def step(self, job: str) -> int:
         """The last that was done, by the last attempt that has said one."""
-        return next((row["step"] for row in reversed(self.lines(job)) if "step" in row), -1)
+        every = (row for _, rows in reversed(self.reports(job)) for row in reversed(rows))
+        return next((row["step"] for row in every if "step" in row), -1)
 
     def going(self, job: str) -> bool:
         """Its present worker has done steps of its own."""
-        name = self.attempts(job)[-1].name if self.attempts(job) else ""
-        rows = [row for row in self.lines(job) if row["attempt"] == name and "step" in row]
-        return len(rows) >= 4 and time.monotonic() - rows[-1]["mono"] < 3.0
+        for _, rows in self.reports(job)[-1:]:
+            steps = list(islice((row for row in reversed(rows) if "step" in row), 4))
+            return len(steps) == 4 and time.monotonic() - steps[0]["mono"] < 3.0
+        return False
 
     def journal(self) -> list[dict[str, Any]]:
         """What it says of faults, each with its monotonic time."""
-        said, offset_s = [], 0.0
-        for line in (self.workdir / "journal.jsonl").read_text().splitlines():
-            with suppress(ValueError):
-                row = json.loads(line)
-                if "lease" in row:
-                    offset_s = row["mono"] - row["t_s"]
-                    said.append({"mono": row["mono"], "what": "lease", "job": "", "devices": []})
-                elif "event" in row:
-                    said += _said(row, offset_s)
-        return said
+        rows = self.rows(self.workdir / "journal.jsonl")
+        for row in rows[self.taken :]:
+            if "lease" in row:
+                self.offset_s = row["mono"] - row["t_s"]
+                self.said.append({"mono": row["mono"], "what": "lease", "job": "", "devices": []})
+            elif "event" in row:
+                self.said += _said(row, self.offset_s)
+        self.taken = len(rows)
+        return self.said
 
 
 def _said(row: dict[str, Any], offset_s: float) -> list[dict[str, Any]]:
@@ -246,19 +256,6 @@ def _said(row: dict[str, Any], offset_s: float) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------ the faults
-
-
-@dataclass
-class Fault:
-    kind: str
-    job: str
-    mono: float = 0.0
-    device: int = -1
-    step: int = -1
-    healed_s: float | None = None
-    first_step_s: float | None = None  # to the first step of any number
-    said: list[str] = field(default_factory=list)
-    right: bool = False
 
 
 def kill(live: Live, fault: Fault, pid: int) -> None:
@@ -339,78 +336,31 @@ def struck(live: Live, kind: str, job: str) -> Fault:
     before = live.attempts(job)[-1].name
     fault.mono, fault.step = time.monotonic(), live.step(job)
     INJECT[kind](live, fault, pid)
-    while time.monotonic() - fault.mono < ARGS.patience:
-        after = [row for row in live.lines(job) if "step" in row and row["mono"] > fault.mono + 0.5]
-        fresh = [row for row in after if row["attempt"] != before or kind in QUIET]
-        if fresh and fault.first_step_s is None:
-            fault.first_step_s = round(fresh[0]["mono"] - fault.mono, 2)
-        done = [row for row in fresh if row["step"] > fault.step + 2]
-        if done and heard(live, fault):
-            fault.healed_s = round(done[0]["mono"] - fault.mono, 2)
-            return fault
+    while time.monotonic() - fault.mono < ARGS.patience and not has_healed(live, fault, before):
         time.sleep(0.3)
+    fault.until = time.monotonic()
     return fault
 
 
-QUIET = ("freeze", "clock", "driver")  # the same worker goes on
-RESTARTS = ("kill", "flip")  # the attempt in which they strike says nothing more
+def has_healed(live: Live, fault: Fault, before: str) -> bool:
+    """`before`: the attempt that was struck."""
+    after = live.steps_since(fault.job, fault.mono + 0.5)
+    fresh = [row for row in after if row["attempt"] != before or fault.kind in QUIET]
+    if fresh and fault.first_step_s is None:
+        fault.first_step_s = round(fresh[0]["mono"] - fault.mono, 2)
+    done = [row for row in fresh if row["step"] > fault.step + 2]
+    if done and heard(live, fault):
+        fault.healed_s = round(done[0]["mono"] - fault.mono, 2)
+    return fault.healed_s is not None
 
 
 def heard(live: Live, fault: Fault) -> bool:
-    wanted = EXPECTED[fault.kind][0]
-    return any(row["mono"] >= fault.mono - 0.1 and row["what"].startswith(wanted) for row in live.journal())
+    """Whether the journal has said of it what it has to say."""
+    late = takewhile(lambda row: row["mono"] >= fault.mono - 0.1, reversed(live.journal()))
+    return any(words_for(fault, row) == EXPECTED[fault.kind][0] for row in late)
 
 
-# ------------------------------------------------------------------ the account
-
-
-def blamed(said: list[dict[str, Any]], faults: list[Fault]) -> list[str]:
-    """What the journal says that no fault explains; each fault gets what is said of it."""
-    strange = []
-    for row in said:
-        kind = row["what"]
-        near = [f for f in faults if f.mono - 0.2 <= row["mono"]]
-        fits = [f for f in near if _concerns(f, row)]
-        if fits:
-            fits[-1].said.append(kind)
-        elif kind.split()[0] in BLAMES:
-            strange.append(kind)
-    for fault in faults:
-        fault.right = any(what.startswith(EXPECTED[fault.kind][0]) for what in fault.said)
-    return strange
-
-
-def _concerns(fault: Fault, row: dict[str, Any]) -> bool:
-    wanted, more = EXPECTED[fault.kind]
-    if not any(row["what"].startswith(words) for words in (wanted, *more)):
-        return False
-    if row["job"]:
-        return row["job"] == fault.job
-    return fault.device in row["devices"] or fault.kind in ("clock", "driver")
-
-
-def goodput(live: Live, job: str, faults: list[Fault], restart_s: float) -> dict[str, float]:
-    rows = live.lines(job)
-    stepped = [row for row in rows if "step" in row]
-    pairs = [
-        (a, b) for a, b in pairwise(rows) if "step" in a and "step" in b and a["attempt"] == b["attempt"]
-    ]
-    step_s = median(b["mono"] - a["mono"] for a, b in pairs)
-    saves = [b["mono"] - a["mono"] for a, b in pairwise(rows) if a.get("long") and "saved" in b]
-    wall_s = stepped[-1]["mono"] - stepped[0]["mono"]
-    steps = stepped[-1]["step"]
-    interruptions = [f for f in faults if f.job == job and f.kind in INTERRUPT]
-    # A save that is shorter than what is left of a step's pace costs nothing: measured against the mean.
-    save_s = median(saves)
-    tau_s = ARGS.save_steps * step_s + save_s
-    between_s = wall_s / max(1, len(interruptions))
-    bound = 1 - save_s / tau_s - (tau_s / 2 + restart_s) / between_s
-    share = steps * step_s / wall_s
-    return {
-        "steps": steps, "step_s": round(step_s, 4), "save_s": round(save_s, 4), "tau_s": round(tau_s, 2),
-        "wall_s": round(wall_s, 1), "interruptions": len(interruptions), "goodput": round(share, 4),
-        "bound": round(bound, 4), "of_bound": round(share / bound, 4),
-    }  # fmt: skip
+# ------------------------------------------------------------------ the jobs
 
 
 def settings_of(steps: int) -> dict[str, Any]:
@@ -470,8 +420,7 @@ def inject(
 ) -> list[Fault]:
     """Kinds in turn, at moments drawn evenly; `job_for` says which job. None where the driver ended first."""
     draw = random.Random(ARGS.seed)
-    kinds = [kind for kind in ARGS.kinds.split(",") if kind in INJECT]
-    turns = [kinds[n % len(kinds)] for n in range(ARGS.faults)]
+    turns = [ARGS.kinds[n % len(ARGS.kinds)] for n in range(ARGS.faults)]
     draw.shuffle(turns)
     while not all(live.going(name) for name in names):
         if live.process and live.process.poll() is not None:
@@ -493,8 +442,7 @@ def account(live: Live, names: list[str], faults: list[Fault], out: str) -> dict
     wanted = json.loads((live.place.folder / "undisturbed.hashes").read_text())
     results = [live.place.folder / f"{name}.hashes" for name in names]
     equal = [path.exists() and json.loads(path.read_text()) == wanted for path in results]
-    restarts = [f.first_step_s for f in faults if f.kind in RESTARTS and f.first_step_s]
-    restart_s = median(restarts) if restarts else 0.0
+    restart_s = restart_of(faults)
     from steelyard.cluster import replayed
 
     rows = replayed(live.workdir / "journal.jsonl")
@@ -502,17 +450,33 @@ def account(live: Live, names: list[str], faults: list[Fault], out: str) -> dict
         "bench": "faults", "faults": len(faults), "kinds": sorted({f.kind for f in faults}),
         "healed": sum(f.healed_s is not None for f in faults), "right_blame": sum(f.right for f in faults),
         "unexplained": strange, "equal_weights": equal, "restart_s": restart_s,
-        "heal_s": {kind: [f.healed_s for f in faults if f.kind == kind] for kind in KINDS},
-        "jobs": {name: goodput(live, name, faults, restart_s) for name in names},
+        "heal_s": {kind: [f.healed_s for f in faults if f.kind == kind] for kind in ARGS.kinds},
+        "jobs": {name: goodput_of(live, name, faults) for name in names},
         "replayed_events": len(rows), "replayed_equal": all(a == b for _, a, b in rows),
-        "ends": json.loads(out)["jobs"] if out.strip() else out,
+        "ends": json.loads(out).get("jobs", out) if out.strip() else out,
         "missed": [asdict(f) for f in faults if f.healed_s is None or not f.right],
     }  # fmt: skip
 
 
+def goodput_of(live: Live, job: str, faults: list[Fault]) -> dict[str, float]:
+    own = [fault for fault in faults if fault.job == job]
+    return goodput(live.lines(job), own, ARGS.save_steps, restart_of(faults))
+
+
+def show(document: dict[str, Any], **more: Any) -> int:
+    """Print it with the goals that were missed; the exit code."""
+    from train import cpu_model
+
+    told = {"minutes": ARGS.minutes, "pace_s": ARGS.pace, "save_steps": ARGS.save_steps, "seed": ARGS.seed}
+    told |= {"cpu": cpu_model(), "cores": os.cpu_count()} | more
+    missed = short(document, ARGS.faults)
+    print(json.dumps(document | told | {"asked": ARGS.faults, "short": missed}, indent=1))
+    return 4 if missed else 0
+
+
 def main() -> int:
     from random_model import make
-    from train import cpu_model, write_rows
+    from train import write_rows
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was mounted goes
     place = Place(Path(tempfile.mkdtemp(prefix="steelyard-faults-")), ARGS.devices)
@@ -525,10 +489,7 @@ def main() -> int:
         document = measured(place)
     finally:
         place.end()
-    told = {"minutes": ARGS.minutes, "pace_s": ARGS.pace, "save_steps": ARGS.save_steps, "seed": ARGS.seed}
-    print(json.dumps(document | told | {"cpu": cpu_model(), "cores": os.cpu_count()}, indent=1))
-    well = document["healed"] == document["right_blame"] == document["faults"] and not document["unexplained"]
-    return 0 if well and all(document["equal_weights"]) and document["replayed_equal"] else 1
+    return show(document)
 
 
 ARGS = argparse.Namespace()
