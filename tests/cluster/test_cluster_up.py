@@ -188,6 +188,72 @@ def test_who_is_interrupted_leaves_nothing_half_started(lab, cluster, tmp_path, 
     assert left(lab, "one") == []
 
 
+def test_a_second_call_ends_nothing_that_ran_before_and_mends_a_node_beside_its_jobs(
+    lab, cluster, tmp_path
+) -> None:
+    def interrupted() -> int:
+        process = cluster.started(hosts_file(tmp_path, "one", "two", "hangs"))
+        assert within(SLOW_S, lambda: len(running(lab / "data-hangs")) > 1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=SLOW_S)
+        assert left(lab, "hangs") == []
+        return process.returncode
+
+    def node() -> dict:
+        return json.loads((lab / "data-one/cluster-node.json").read_text())
+
+    path = hosts_file(tmp_path, "one", "two")
+    assert cluster("up", path)[0] == 0
+    own = {"STEELYARD_CLUSTER_NODE": node()["id"], "STEELYARD_CLUSTER_KEYS": str(lab / "data-one/cluster")}
+    with subprocess.Popen(["sleep", "600"], env=own | {"STEELYARD_REPORT": "of a job"}) as job:
+        try:
+            os.kill(node()["pid"], signal.SIGKILL)
+            _, rows = cluster("status", path)
+            assert [rows[name]["state"] for name in ("one", "two")] == ["down", "up"]
+            old = set(running(lab / "data-two"))
+            # The second had joined a head that is no more: it joins the new one.
+            assert {row["state"] for row in cluster("up", path)[1].values()} == {"up"}
+            assert job.poll() is None and not set(running(lab / "data-two")) & old
+            before = [running(lab / f"data-{name}") for name in ("one", "two")]
+            assert interrupted() != 0
+            assert [running(lab / f"data-{name}") for name in ("one", "two")] == before
+            os.kill(node()["pid"], signal.SIGKILL)
+            assert interrupted() != 0  # the first was up again, and is ended; its job is not
+            assert job.poll() is None and running(lab / "data-one") == [job.pid]
+            cluster("down", hosts_file(tmp_path, "one", "two"))
+            assert job.wait(SLOW_S) != 0 and left(lab, "one") == left(lab, "two") == []
+        finally:
+            job.kill()
+
+
+def test_what_goes_wrong_with_one_host_is_its_own_error(lab, cluster, tmp_path) -> None:
+    """A Python that is not there, one that is too old, a snapshot that the doctor's rules make nothing of."""
+    python = {}
+    for name, facts in (("old", {"python": {"version": "3.9.1"}}), ("odd", {"files": 3, "python": 3})):
+        facts = json.dumps({"schema": "steelyard.snapshot/1"} | facts)
+        python[name] = tmp_path / name
+        python[name].write_text(f"#!/bin/sh\necho '{facts}'\n")
+        python[name].chmod(0o755)
+    path = hosts_file(tmp_path, "one", "two")
+    rows = [
+        "  - {address: 127.0.1.1, ssh: none, local: true, python: /nope}",
+        f"  - {{address: 127.0.1.2, ssh: old, local: true, python: {python['old']}}}",
+        f"  - {{address: 127.0.1.3, ssh: three, python: {python['odd']}}}",
+    ]
+    path.write_text(path.read_text() + "\n".join(rows) + "\n")
+    code, rows = cluster("up", path)
+    assert code == 5 and {name: row["error"]["code"] for name, row in rows.items() if "error" in row} == {
+        "none": "doctor.no_python",
+        "old": "cluster.python_old",
+        "three": "cluster.unforeseen",
+    }
+    assert (rows["one"]["state"], rows["two"]["state"]) == ("up", "up")
+    code, rows = cluster("down", path)
+    assert (rows["one"]["state"], rows["two"]["state"]) == ("stopped", "stopped")
+    assert code == 5 and rows["none"]["error"]["code"] == "cluster.no_program"
+    assert left(lab, "one") == left(lab, "two") == []
+
+
 def within(seconds: float, holds) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:

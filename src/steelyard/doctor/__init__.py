@@ -5,7 +5,7 @@ Not here: what there is to compute on (hardware), what a job needs (planner).
 
 from .clashes import between
 from .finding import Finding, Mend
-from .hosts import Asked, ask, ssh_command
+from .hosts import Asked, ask, ask_here, ssh_command
 from .hosts import problem as ssh_problem
 from .judge import examine, findings, read_snapshot, worst
 from .mending import Mended, mend
@@ -17,6 +17,7 @@ __all__ = [
     "Mend",
     "Mended",
     "ask",
+    "ask_here",
     "between",
     "examine",
     "findings",

@@ -20,6 +20,7 @@ from ..errors import Lacking, Problem, Where, WrongUse
 from .snapshot import SCHEMA
 
 CONNECT_S, PROBE_S, AT_ONCE = 10, 60, 32
+NOT_FOUND = 127  # as a shell says that there is no such program
 OPTIONS = (
     "BatchMode=yes", "ForwardAgent=no", "ForwardX11=no", "ClearAllForwardings=yes", "PermitLocalCommand=no",
     f"ConnectTimeout={CONNECT_S}",
@@ -51,12 +52,24 @@ def ask(names: Iterable[str], python: str = "python3", kubernetes: bool = False)
         return list(pool.map(lambda name: _ask(name, source, python, kubernetes), wanted))
 
 
+def ask_here(name: str, python: str) -> Asked:
+    """Probe this machine by a Python of it, as `ask` does others; `name` is what errors call it."""
+    source = files("steelyard.doctor").joinpath("probe.py").read_bytes()
+    return _run(name, [python, "-", "."], source, python)
+
+
 def _ask(name: str, source: bytes, python: str, kubernetes: bool) -> Asked:
     command = ssh_command(name, f"{shlex.quote(python)} - .{' --kubernetes' if kubernetes else ''}")
+    return _run(name, command, source, python)
+
+
+def _run(name: str, command: list[str], source: bytes, python: str) -> Asked:
     try:
         ran = subprocess.run(command, input=source, capture_output=True, timeout=PROBE_S)
     except subprocess.TimeoutExpired:
         return Asked(name, None, _unreachable(name, f"no answer within {PROBE_S} s"))
+    except OSError as error:
+        return Asked(name, None, problem(name, NOT_FOUND, error.strerror or str(error), python))
     received_s = time.time()
     text, said = ran.stdout.decode("utf-8", "replace"), ran.stderr.decode("utf-8", "replace")
     facts = _read(text)

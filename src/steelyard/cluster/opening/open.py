@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock
 from typing import Any
 
 from ...artefact import Watch, sha256_of, write_durably
-from ...doctor import ask, examine, snapshot
-from ...errors import Lacking, Problem, Where, WrongUse
+from ...doctor import ask, ask_here, examine
+from ...errors import Lacking, Problem, Where, WrongUse, trace_of
 from ...older import read_as
 from ...places import data_folder
 from ...trust import make_keys
@@ -59,20 +60,22 @@ class _Opening:
     facts: dict[Host, dict[str, Any]] = field(default_factory=dict)
     notes: dict[Host, tuple[str, ...]] = field(default_factory=dict)
     states: dict[Host, str] = field(default_factory=dict)
+    call: str = field(default_factory=lambda: token_hex(16))  # what it starts is known by it
 
     def left(self) -> list[Host]:
         """Hosts that have not failed."""
         return [host for host in self.cluster.hosts if host not in self.failed]
 
     def each(self, hosts: Iterable[Host], do: Callable[[Host], None]) -> None:
-        """Side by side; a problem of one keeps that one out."""
+        """Side by side; whatever goes wrong with one keeps that one out."""
 
         def alone(host: Host) -> None:
             try:
                 do(host)
             except Problem as problem:
-                self.failed[host] = problem
-                self.watch.log("cluster.failed", host=host.address, code=problem.code)
+                self.fail(host, problem)
+            except Exception as error:  # a rule of the doctor's, an answer of another shape: the rest goes on
+                self.fail(host, _unforeseen(host, error))
 
         with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
             try:
@@ -81,17 +84,30 @@ class _Opening:
                 self.runners.end()
                 raise
 
+    def fail(self, host: Host, problem: Problem) -> None:
+        self.failed[host] = problem
+        self.watch.log("cluster.failed", host=host.address, code=problem.code)
+
     def order(self, host: Host, do: str, within_s: float, **more: Any) -> dict[str, Any]:
         wheels = more.pop("sent", ())
         words = {"do": do, "cluster": self.cluster.name} | more
         return self.runners.order(host, words, within_s, wheels)
 
 
+def _unforeseen(host: Host, error: Exception) -> Problem:
+    """No text of the error's own but the system's: it may quote what was read there."""
+    said = f"{error.strerror or error}" if isinstance(error, OSError) else type(error).__name__
+    text = f"{host.address} could not be seen to: {said}"
+    why = next((line.strip() for line in reversed(trace_of(error).splitlines()) if " line " in line), said)
+    hint = "steelyard doctor, there or with --host, may tell more; else please report it"
+    return Lacking("cluster.unforeseen", text, where=host.where, why=why, hint=hint)
+
+
 def open_hosts(cluster: Hosts, watch: Watch | None = None) -> list[Row]:
     """Every host that can be a node is one afterwards; a row for each, in the order of the file.
 
-    What already runs is left alone. Interrupted, it ends what it has started. Raises WrongUse for wheels that
-    are none."""
+    What already runs is left alone; where the head is started, the others join it anew, and their jobs go on.
+    Interrupted, it ends what it has started. Raises WrongUse for wheels that are none."""
     opening = _Opening(cluster, watch or Watch())
     wheels = _wheels(cluster.wheels) if cluster.wheels else {}
     try:
@@ -102,7 +118,8 @@ def open_hosts(cluster: Hosts, watch: Watch | None = None) -> list[Row]:
             keys = _keys(cluster)
             opening.each([cluster.head], lambda host: _start(opening, host, keys))
         if cluster.head not in opening.failed:
-            opening.each(opening.left()[1:], lambda host: _start(opening, host, keys))
+            anew = opening.states[cluster.head] == "up"
+            opening.each(opening.left()[1:], lambda host: _start(opening, host, keys, anew))
     except BaseException:
         _undo(opening)
         raise
@@ -118,7 +135,7 @@ def _undo(opening: _Opening) -> None:
     """End what this call has started."""
     begun = _Opening(opening.cluster, opening.watch)
     started = [host for host, state in opening.states.items() if state in ("up", "starting")]
-    begun.each(reversed(started), lambda host: _stop(begun, host))
+    begun.each(reversed(started), lambda host: _stop(begun, host, opening.call))
 
 
 # ------------------------------------------------------------------ fit, and alike
@@ -126,13 +143,10 @@ def _undo(opening: _Opening) -> None:
 
 def _examine(opening: _Opening, host: Host) -> None:
     """The doctor's findings: a bad one keeps the host out, unless its file says despite."""
-    if host.local:
-        facts = snapshot()
-    else:
-        asked = ask([host.ssh], host.python)[0]
-        if asked.problem is not None:
-            raise asked.problem
-        facts = asked.facts or {}
+    asked = ask_here(host.address, host.python) if host.local else ask([host.ssh], host.python)[0]
+    if asked.problem is not None:
+        raise asked.problem
+    facts = asked.facts or {}
     found = [finding for finding in examine(facts) if finding.level != "ok"]
     opening.notes[host] = tuple(finding.symptom for finding in found)
     for finding in found:
@@ -235,20 +249,30 @@ def _unfinished(folder: Path) -> None:
         folder.rmdir()
 
 
-def _start(opening: _Opening, host: Host, keys: Mapping[Host, Mapping[str, str]]) -> None:
+def _start(opening: _Opening, host: Host, keys: Mapping[Host, Mapping[str, str]], anew: bool = False) -> None:
+    """`anew`: what runs there has joined a head that is no more."""
     cluster, facts = opening.cluster, opening.facts[host]
     is_head = host == cluster.head
-    opening.states[host] = "starting"
+    head = None if is_head else f"{cluster.head.address}:{cluster.port}"
     _note(cluster, [host])
+    if not anew and _runs(cluster, host, head, facts["node"]):
+        opening.states[host] = "already"
+        return opening.watch.log("cluster.host", host=host.address, state="already")
+    opening.states[host] = "starting"
     answer = opening.order(
         host, "start", START_S * TRIES + STOP_S,
         address=host.address, cpus=host.cpus, interpreter=facts["interpreter"], keys=facts["keys"],
         node=f"{host.address}:{cluster.port}" if is_head else host.address,
-        head=None if is_head else f"{cluster.head.address}:{cluster.port}",
-        secrets=dict(keys[host]), wait_s=START_S, tries=TRIES,
+        head=head, secrets=dict(keys[host]), wait_s=START_S, tries=TRIES, anew=anew, call=opening.call,
     )  # fmt: skip
     opening.states[host] = "already" if answer["already"] else "up"
     opening.watch.log("cluster.host", host=host.address, state=opening.states[host])
+
+
+def _runs(cluster: Hosts, host: Host, head: str | None, node: Mapping[str, Any] | None) -> bool:
+    """Whether it was seen to be this very node."""
+    wanted = {"cluster": cluster.name, "address": host.address, "head": head, "alive": True}
+    return node is not None and all(node.get(name) == value for name, value in wanted.items())
 
 
 def _noted(cluster: Hosts) -> list[Host]:
@@ -284,10 +308,12 @@ def close(cluster: Hosts, watch: Watch | None = None) -> list[Row]:
     return [_row(closing, host) for host in every]
 
 
-def _stop(closing: _Opening, host: Host) -> None:
-    answer = closing.order(host, "stop", STOP_S)
+def _stop(closing: _Opening, host: Host, call: str | None = None) -> None:
+    """`call`: end only what that one has started."""
+    answer = closing.order(host, "stop", STOP_S, call=call)
     closing.states[host] = "stopped" if answer["stopped"] else "down"
-    _note(closing.cluster, (), [host])
+    if not answer["left"]:
+        _note(closing.cluster, (), [host])
 
 
 def states(cluster: Hosts, watch: Watch | None = None) -> list[Row]:

@@ -14,7 +14,7 @@ from threading import Lock, Thread
 from typing import Any
 
 from ...doctor import ssh_command, ssh_problem
-from ...errors import Lacking, Problem
+from ...errors import Lacking, Problem, Where
 from .hosts_file import Host
 from .there import ANSWER
 
@@ -36,13 +36,21 @@ class Runners:
                     child.kill()
 
     @contextmanager
-    def run(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    def run(self, words: Sequence[str], where: Where) -> Iterator[subprocess.Popen[bytes]]:
         """A child with three pipes."""
         pipe = subprocess.PIPE
         with self._lock:
             if self._ended:
                 raise Lacking("cluster.given_up", "given up", hint="run the same command again")
-            child = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+            try:
+                child = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+            except OSError as error:  # ssh is not installed, a local host has no such Python
+                text, hint = (
+                    f"{words[0]} does not start here",
+                    "install it, or name another python: in the file",
+                )
+                why = error.strerror or str(error)
+                raise Lacking("cluster.no_program", text, where=where, why=why, hint=hint) from error
             self._children.add(child)
         try:
             yield child
@@ -62,7 +70,7 @@ class Runners:
         loader = f"import sys; exec(compile(sys.stdin.buffer.read({len(program)}), 'there.py', 'exec'))"
         there = f"{shlex.quote(host.python)} -c {shlex.quote(loader)}"
         words = [host.python, "-c", loader] if host.local else ssh_command(host.ssh, there)
-        with self.run(words) as child:
+        with self.run(words, host.where) as child:
             feeder = Thread(target=_feed, args=(child, program, wheels), daemon=True)
             said: list[bytes] = []
             listener = Thread(target=lambda: said.append(child.stderr.read()), daemon=True)  # type: ignore[union-attr]

@@ -3,6 +3,8 @@
 The order comes with the text, never on a command line: it holds the host's key. The last line printed is the
 answer, as JSON. Lines before it say that the work goes on: where nobody reads them any more, the work is
 undone. What is started carries NODE in its environment, so that it is found again, and nothing else is ended.
+Jobs that were begun through a node carry it too, and outlive its Ray: whether that lives, its own process
+says.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import time
 
 NODE = "STEELYARD_CLUSTER_NODE"
+JOB = "STEELYARD_REPORT"  # in the environment of a job: its keeper, its worker, what that starts
 STARTED = "Ray runtime started"
 ANSWER = "steelyard.there "
 STOP_S, BUSY_S = 10.0, 30.0
@@ -213,31 +216,49 @@ def write_journal(entry):
 def state(order):
     """{"node": the journal with "alive"}, or {"node": None}."""
     entry = journal()
-    return {"node": dict(entry, alive=bool(entry.get("up") and marked(entry["id"]))) if entry else None}
+    return {"node": dict(entry, alive=bool(entry.get("up") and lives(entry))) if entry else None}
+
+
+def lives(entry):
+    """Whether the process that `cluster start` became is there: it ends where a part of its Ray does."""
+    if "pid" not in entry:  # an earlier release wrote it
+        return bool(marked(entry["id"]))
+    return entry["pid"] in marked(entry["id"], jobs=False) and started_at(entry["pid"]) == entry["started"]
 
 
 def start(order):
-    """Become a node in the background, and wait until Ray says that it is one."""
+    """Become a node in the background, and wait until Ray says that it is one. `anew`: the head is another
+    than this node has joined, though at the same address."""
     held = state(order)["node"]
+    ours = held and all(held[name] == order[name] for name in ("cluster", "address", "head"))
     if held and held["alive"]:
         if held["cluster"] != order["cluster"]:
             raise Failed("taken", held["cluster"])
-        if [held["address"], held["head"]] == [order["address"], order["head"]]:
+        if ours and not order["anew"]:
             return {"already": True}
-    if held:
+    before = held if ours and marked(held["id"]) != marked(held["id"], jobs=False) else None
+    if before:  # its jobs go on
+        kill(before["id"], jobs=False)
+    elif held:
         end(held)
-    entry = {name: order[name] for name in ("cluster", "address", "head")}
-    entry = dict(entry, id=secrets.token_hex(16), keys=order["keys"], wrote_keys=False, up=False)
+    entry = {name: order[name] for name in ("cluster", "address", "head", "keys", "call")}
+    entry = dict(entry, id=before["id"] if before else secrets.token_hex(16), up=False)
+    entry = dict(entry, wrote_keys=bool(before and before["wrote_keys"]), before=before and without(before))
     write_journal(entry)
     try:
-        entry["wrote_keys"] = write_keys(order["keys"], order["secrets"], entry)
+        entry["wrote_keys"] = write_keys(order["keys"], order["secrets"], entry) or entry["wrote_keys"]
         entry["log"] = os.path.join(data_folder(), "cluster-node.log")
-        become(order, entry)
+        pid = become(order, entry)
     except BaseException:
-        end(entry)
+        undo(entry)
         raise
-    write_journal(dict(entry, up=True))
+    write_journal(dict(entry, up=True, pid=pid, started=started_at(pid)))
     return {"already": False}
+
+
+def without(entry):
+    """A journal as it was, without what was before it."""
+    return {name: value for name, value in entry.items() if name not in ("before", "alive")}
 
 
 def write_keys(folder, contents, entry):
@@ -260,10 +281,12 @@ def write_keys(folder, contents, entry):
 
 
 def become(order, entry):
+    """The pid of what is a node now."""
     head = ["--head", order["head"]] if order["head"] else []
     cpus = ["--num-cpus", str(order["cpus"])] if order["cpus"] is not None else []
     words = [order["interpreter"], "-m", "steelyard", "cluster", "start", order["node"], *head, *cpus]
     marked_environment = dict(os.environ, STEELYARD_CLUSTER_KEYS=order["keys"], **{NODE: entry["id"]})
+    marked_environment.pop(JOB, None)  # a node is no job, even where one opens it
     why = ""
     for _ in range(order["tries"]):  # on busy cores Ray gives up after 30 s
         with open(entry["log"], "w") as log:
@@ -273,8 +296,8 @@ def become(order, entry):
             )  # fmt: skip
         why = wait_for(child, entry["log"], time.monotonic() + order["wait_s"])
         if not why:
-            return
-        kill(entry["id"])
+            return child.pid
+        kill(entry["id"], jobs=False)
         child.wait()
         if "within" in why:
             break
@@ -302,14 +325,26 @@ def last_word(said):
 
 
 def stop(order):
-    """End what the journal says was started for this cluster; {"stopped": False} where nothing was."""
+    """End what the journal says was started for this cluster; {"stopped": False} where nothing was. With
+    `call`: only what that call has started, and jobs that ran before it go on ("left": there are some)."""
     held = journal()
-    if held is None:
-        return {"stopped": False}
+    if held is None or order.get("call") not in (None, held.get("call")):
+        return {"stopped": False, "left": held is not None}
     if held["cluster"] != order["cluster"]:
         raise Failed("taken", held["cluster"])
-    end(held)
-    return {"stopped": True}
+    if order.get("call"):
+        undo(held)
+    else:
+        end(held)
+    return {"stopped": True, "left": journal() is not None}
+
+
+def undo(entry):
+    """End what this start has begun; jobs that ran there before it go on."""
+    if not entry.get("before"):
+        return end(entry)
+    kill(entry["id"], jobs=False)
+    write_journal(entry["before"])
 
 
 def end(entry):
@@ -326,14 +361,14 @@ def end(entry):
         os.unlink(journal_file())
 
 
-def kill(name):
-    """Ask, wait, then end whatever carries this name."""
-    for pid in marked(name):
+def kill(name, jobs=True):
+    """Ask, wait, then end whatever carries this name; without `jobs` all but those."""
+    for pid in marked(name, jobs):
         send(pid, signal.SIGTERM)
     until = time.monotonic() + STOP_S
-    while marked(name) and time.monotonic() < until:
+    while marked(name, jobs) and time.monotonic() < until:
         time.sleep(0.1)
-    while left := marked(name):  # one that has just been forked may have been missed
+    while left := marked(name, jobs):  # one that has just been forked may have been missed
         for pid in left:
             send(pid, signal.SIGKILL)
         time.sleep(0.05)
@@ -344,18 +379,28 @@ def send(pid, what):
         os.kill(pid, what)
 
 
-def marked(name):
-    """Processes of this user that were started with that name in their environment, zombies left out."""
-    wanted = f"{NODE}={name}".encode()
-    found = []
+def marked(name, jobs=True):
+    """Processes of this user that were started with that name in their environment, zombies left out; without
+    `jobs` those that no job has started."""
+    wanted, job, found = f"{NODE}={name}".encode(), f"{JOB}=".encode(), []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:
-                if wanted in file.read().split(b"\0"):
-                    found.append(int(pid))
+                words = file.read().split(b"\0")
         except OSError:
             continue
+        if wanted in words and (jobs or not any(word.startswith(job) for word in words)):
+            found.append(int(pid))
     return found
+
+
+def started_at(pid):
+    """In ticks since the machine's start, as proc(5) has it; empty where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 DO = {"look": look, "receive": receive, "install": install, "start": start, "state": state, "stop": stop}
