@@ -178,7 +178,7 @@ class Canary:
     def _ended(self, failed: bool, first_s: float, left: bool) -> None:
         """Who leaves before an answer is late has had other reasons."""
         assert self.watch is not None
-        if left and first_s <= self.watch.late_s:
+        if left and not failed and first_s <= self.watch.late_s:
             return
         self.watch = self.watch.with_answer(failed, None if failed else first_s, self.order.budget)
         if self.watch.word != "wait":

@@ -17,11 +17,16 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..base.transport import streams
+from .stream_errors import error_in, is_of_the_request
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
+RESPONSES = "/v1/responses"
+WATCHED = (*PATHS, RESPONSES, "/v1/messages")
 MOST_BYTES = 256 * 1024  # of a body, and of an answer: what is longer is not copied
 WAITING = 16  # copies that a follower has not taken yet
+COMMENT = b":"  # a stream's sign of life while nothing has come yet
 INSIDE = "inside"  # the server's name in requests that come from within: batches, copies
+TOO_SLOW = 408  # the deadline that a client gave has passed
 
 Ended = Callable[[bool, float, bool], None]
 
@@ -47,8 +52,8 @@ class Follower:
 
 
 class Mirror:
-    """Around the application. `ended` hears of each answer: did it fail, when did it begin, has its
-    client left."""
+    """Around the application. `ended` hears of each answer that says something of the model, in any dialect:
+    did it fail, when did it begin, has its client left."""
 
     def __init__(self, inner: ASGIApp) -> None:
         self.inner = inner
@@ -58,13 +63,13 @@ class Mirror:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not (self.followers or self.ended) or not _is_live(scope):
             return await self.inner(scope, receive, send)
-        takers = [one for one in self.followers if one.wants()]
+        takers = [one for one in self.followers if one.wants()] if scope["path"] in PATHS else []
         exchange = Exchange(receive, send, keep=bool(takers))
         try:
             await self.inner(scope, exchange.receive, exchange.send)
         finally:
-            if self.ended:
-                self.ended(exchange.failed and not exchange.left, exchange.began_after_s, exchange.left)
+            if self.ended and exchange.counts(scope["path"]):
+                self.ended(exchange.failed, exchange.began_after_s, exchange.left)
             for taker in takers if exchange.whole else ():
                 taker.give(exchange.copy(scope["path"]))
 
@@ -85,7 +90,7 @@ class Mirror:
 
 
 def _is_live(scope: Scope) -> bool:
-    if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in PATHS:
+    if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in WATCHED:
         return False
     return (scope.get("server") or ("",))[0] != INSIDE
 
@@ -100,14 +105,16 @@ class Exchange:
         self.first_s: float | None = None
         self.whole_s = 0.0
         self.status = 0
-        self.over = self.left = self.streamed = False
+        self.over = self.gone = self.streamed = self.later = False
+        self.error: dict[str, Any] | None = None  # told within a stream, whose status was sound
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._take(self.body, message)
+            self.later = self.later or b'"background"' in message.get("body", b"")
         elif not self.over:
-            self.left = True
+            self.gone = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -115,9 +122,11 @@ class Exchange:
             self.status = message["status"]
             self.streamed = streams(message.get("headers", ()))
         elif message["type"] == "http.response.body":
-            now_s = time.perf_counter() - self.began_s
-            if self.first_s is None and message.get("body"):
+            now_s, data = time.perf_counter() - self.began_s, message.get("body", b"")
+            if self.first_s is None and data and not data.startswith(COMMENT):
                 self.first_s = now_s
+            if self.streamed and self.error is None:
+                self.error = error_in(data)
             self._take(self.answer, message)
             if not message.get("more_body", False):
                 self.over, self.whole_s = True, now_s
@@ -130,8 +139,22 @@ class Exchange:
 
     @property
     def failed(self) -> bool:
-        """It is the service's fault: a status of 500 and above, or an answer that broke off."""
-        return self.status >= 500 or not self.over
+        """It is the service's fault: a status of 500 and above, an error within the stream, an answer that
+        broke off while its client stayed."""
+        return self.status >= 500 or self.error is not None or not (self.over or self.left)
+
+    @property
+    def left(self) -> bool:
+        """Its client waits no more: gone, or by the deadline that it gave."""
+        return self.gone or self.status == TOO_SLOW
+
+    def counts(self, path: str) -> bool:
+        """It says something of the model: neither a refused request does, nor one that is answered later."""
+        if self.error is not None:
+            return not is_of_the_request(self.error)
+        if path == RESPONSES and self.later:
+            return False
+        return self.status in (0, 200, TOO_SLOW) or self.status >= 500
 
     @property
     def began_after_s(self) -> float:
@@ -141,7 +164,7 @@ class Exchange:
     @property
     def whole(self) -> bool:
         """A copy says something: the client stayed, nothing was cut, the request was no fault."""
-        return self.keep and self.over and not self.left and (self.status == 200 or self.status >= 500)
+        return self.keep and self.over and not self.gone and (self.status == 200 or self.status >= 500)
 
     def copy(self, path: str) -> dict[str, Any]:
         return {
