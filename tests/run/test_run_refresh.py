@@ -215,6 +215,27 @@ def test_a_stopped_refresh_goes_on_with_the_rows_that_it_had_begun_with(quiet, m
     assert tried == [25, 25, 29]
 
 
+def test_a_damaged_file_is_no_word_on_the_ratings(quiet, monkeypatch):
+    """Nor is a loss that is no number: before, no row of them was ever tried again."""
+    codes = ["artefact.changed", "train.diverged", "gate.undecided"]
+    rows: list[int] = []
+
+    def up(*_, **__):
+        rows.append(len(read_rated(quiet.place, TRYING)))
+        raise CheckFailed(codes.pop(0), "no")
+
+    monkeypatch.setattr(refreshing, "up", up)
+    more = [bad(p, "hi", "r") for p in prompts("ABCDEF", 5, 30)]
+    for ratings in (more[:25], more):  # what has come meanwhile is tried too
+        quiet.lines("ratings/a.jsonl", ratings)
+        with pytest.raises(CheckFailed):
+            quiet.refresh()
+        stands = run.refreshed(load(quiet.path))
+        assert stands["last"] is None and not stands["waiting"]
+    assert quiet.refresh()["state"] == "refused" and rows == [25, 30, 30]
+    assert quiet.refresh()["state"] == "too_few"
+
+
 @pytest.mark.parametrize("comes_to", ["promoted", "refused", "canary"])
 def test_what_became_of_a_candidate_that_answers_copies(quiet, monkeypatch, comes_to):
     quiet.lines("ratings/a.jsonl", [bad(p, "hi", "r") for p in prompts("ABCDEF", 5, 30)])

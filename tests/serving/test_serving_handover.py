@@ -94,6 +94,38 @@ def test_a_failed_promotion_leaves_the_older_service_as_it_was(tiny_ir, tmp_path
         older.stop()
 
 
+def test_who_cannot_be_written_down_is_no_more_than_a_candidate(tiny_ir, tmp_path):
+    """A disk that is full: before, it listened beside the older service, and nobody could find it."""
+    port = free_port()
+    older = promote(start(tiny_ir, ServeSettings()), "127.0.0.1", port)
+    candidate = start(tiny_ir, ServeSettings())
+    (tmp_path / "two" / "service.json" / "in the way").mkdir(parents=True)
+    try:
+        with pytest.raises(Lacking):
+            promote(candidate, "127.0.0.1", port, tmp_path / "two", after=older)
+        _frozen(candidate.pid)
+        assert all(httpx.get(f"{older.url}/live", timeout=20).is_success for _ in range(12))
+        os.kill(candidate.pid, signal.SIGCONT)
+        assert candidate.healthy(), "it can be tried again"
+    finally:
+        candidate.stop()
+        older.stop()
+
+
+def test_whose_successor_goes_again_is_found_again(tiny_ir, tmp_path):
+    older = promote(start(tiny_ir, ServeSettings()), "127.0.0.1", free_port(), tmp_path)
+    newer = start(tiny_ir, ServeSettings())
+    try:
+        newer = promote(newer, "127.0.0.1", int(older.url.rpartition(":")[2]), tmp_path, after=older)
+        assert find(tmp_path).pid == newer.pid
+        newer.stop()
+        assert find(tmp_path).pid == older.pid and older.healthy()
+    finally:
+        newer.stop()
+        older.stop()
+    assert find(tmp_path) is None
+
+
 def test_a_service_holds_its_folder_open(tiny_ir, tmp_path):
     """`gc` sees by it that an engine which starts again will need the folder."""
     from steelyard.run.garbage import paths_in_use

@@ -170,6 +170,8 @@ def stop(name: str, *, workdir: Path | None = None, now: bool = False) -> dict[s
     end_canary(place, Watch())
     if service:
         service.stop(now=now)
+    if older := find(place.service):  # one was about to take its place
+        older.stop(now=now)
     bury(place.service)
     return {"run": entry["run"], "process": holder, "service": service.pid if service else None}
 

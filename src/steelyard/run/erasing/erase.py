@@ -225,10 +225,10 @@ def end_service(place: Workdir, going: Collection[str]) -> None:
     stays = set[str]()
     with suppress(Problem):
         stays = {a.hash for work in works(place.folder) for a in work.artefacts} - set(going)
-    service, candidate = find(place.service), canary_of(place)
-    if service is None or service.fingerprint not in stays:
-        if service is not None:
-            service.stop(now=True)
+    candidate = canary_of(place)
+    while (service := find(place.service)) and service.fingerprint not in stays:
+        service.stop(now=True)  # then the one whose place it was about to take is found
+    if service is None:
         bury(place.service)
     if candidate is None or candidate.fingerprint not in stays:
         end_canary(place, Watch())

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...artefact import write_durably
 from ...clock import utc_now
-from ...errors import Lacking, Where
+from ...errors import Lacking, Problem, Where
 from ...older import read_as
 from .workdir import Workdir
 
@@ -42,6 +42,7 @@ class Promotion:
     verdict: str | None = None  # hash of the gate's
     verdict_folder: str | None = None  # its name among the run's artefacts; not noted by older versions
     memory_bytes: int = 0  # of its engines, with their caches full
+    left: bool = False  # going back from it has begun; where the one below it serves, that is done
 
 
 def promotion(settings: dict[str, Any], **more: Any) -> Promotion:
@@ -67,6 +68,19 @@ def write_promotions(place: Workdir, promotions: Sequence[Promotion]) -> None:
     write_durably(place.service / FILE, json.dumps(document, indent=1, ensure_ascii=False).encode())
 
 
+@contextmanager
+def promoting(place: Workdir, before: Sequence[Promotion], meant: Sequence[Promotion]) -> Iterator[None]:
+    """`meant` is written before the place changes hands: who is killed on the way, or finds the disk full,
+    has left what one can go back by, since a stack is cut to what serves. As it was where that is refused."""
+    write_promotions(place, meant)
+    try:
+        yield
+    except Problem:
+        with suppress(OSError):
+            write_promotions(place, before)
+        raise
+
+
 def pushed(promotions: Sequence[Promotion], new: Promotion) -> list[Promotion]:
     """With `new` on top; the same artefact, published again, takes its own place."""
     rest = list(promotions)
@@ -76,7 +90,7 @@ def pushed(promotions: Sequence[Promotion], new: Promotion) -> list[Promotion]:
 
 
 def up_to(promotions: Sequence[Promotion], served: str | None) -> list[Promotion]:
-    """Cut to the one that is served: who was killed while going back has not written so."""
+    """Cut to the one that is served: who was killed while one took the other's place has not written so."""
     places = [i for i, one in enumerate(promotions) if one.hash == served]
     return list(promotions[: places[-1] + 1] if places else promotions)
 

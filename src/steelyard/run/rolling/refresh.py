@@ -18,6 +18,7 @@ from ...data import Weighed
 from ...errors import CheckFailed, Lacking, Problem, Where
 from ...recipe import Recipe
 from ...serving import find, read_tally
+from ..path.gate import REFUSALS as JUDGED
 from ..path.run import Run
 from ..record.acts import written
 from ..record.alone import alone
@@ -41,6 +42,7 @@ from .against import against_standing, check_gain, check_no_loss
 
 # promoted | canary (it answers copies) | refused (by the gate, or worse than what serves) | too_few
 DONE = ("promoted", "canary", "refused", "too_few")
+REFUSALS = (*JUDGED, "refresh.no_gain", "refresh.worse")  # codes of a word on what the rows have taught
 
 
 def refresh(
@@ -98,6 +100,9 @@ def tried_out(
         )
     except CheckFailed as failure:
         drop_tried(place)
+        if failure.code not in REFUSALS:  # a damaged file, a loss that is no number: no word on the rows
+            watch.log("refresh.not_done", code=failure.code)
+            raise
         refused = {
             "state": "refused",
             "why": failure.message.partition(" (")[0],  # behind it a row may be quoted

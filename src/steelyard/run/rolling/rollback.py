@@ -26,7 +26,7 @@ from ..erasing.order import folder_of
 from ..known import chosen, entries
 from ..planning.checks import on_port
 from ..record.acts import written
-from ..record.promotions import Promotion, publishing, read_promotions, up_to, write_promotions
+from ..record.promotions import Promotion, promoting, publishing, read_promotions, up_to, write_promotions
 from ..record.workdir import LoggedWatch, Workdir
 from ..service.canary import end_canary
 from ..service.services import api_key
@@ -40,11 +40,16 @@ NOTHING_BEFORE = "only models that this version published are remembered, and a 
 
 
 def rollback(
-    name: str | None = None, *, workdir: Path | None = None, watch: Watch | None = None
+    name: str | None = None,
+    *,
+    workdir: Path | None = None,
+    leaving: str | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """{"run", "service": {"url", "pid"}, "artefact", "before", "wall_s", "drained_s"}; hashes of artefacts.
 
     `wall_s`: until the older model answers on the service's port; `drained_s`: until the newer one had ended.
+    `leaving`: hash of the artefact that is to go; where another serves, that is done already.
     Raises WrongUse where there is nothing to go back to, CheckFailed where the artefact has changed, Refused
     where its rows were erased, Lacking where it is gone or there is no memory for both; the service is then
     as it was.
@@ -57,21 +62,25 @@ def rollback(
     logged = LoggedWatch(place, watch or Watch())
     with publishing(place), writing_in(place.folder):
         old = find(place.service)
-        if old and (sent := end_canary(place, logged)):
+        if old and (left := left_already(place, old, leaving)):
+            return stands(entry["run"], old, left, began)
+        if old and (sent := end_canary(place, logged)) and leaving is None:
             return stands(entry["run"], old, sent, began)
         stack = stack_of(place, old)
         before, newer = stack[-2], stack[-1].hash
         artefact = opened_again(place, before)
         check_room(before, artefact, old, entry["run"])
+        artefact.check()
         now = in_place_of(before, stack[-1])
-        service = promote_again(now, artefact, entry, place, old)
-        write_promotions(place, [*stack[:-2], now])
+        with promoting(place, stack, [*stack[:-2], now, replace(stack[-1], left=True)]):
+            service = promote_again(now, artefact, entry, place, old)
+        forget_left(place, [*stack[:-2], now])
         wall_s = time.monotonic() - began
-        if old:
-            old.stop(successor=True)
     written(logged, "service.rolled_back", artefact=before.hash, before=newer)
     done = {"artefact": before.hash, "before": newer, "wall_s": round(wall_s, 3)}
     logged.log("service.rolled_back", url=service.url, pid=service.pid, **done)
+    if old:
+        old.stop(successor=True)
     drained_s = round(time.monotonic() - began - wall_s, 3)
     address = {"url": service.url, "pid": service.pid}
     return {"run": entry["run"], "service": address, **done, "drained_s": drained_s}
@@ -82,6 +91,23 @@ def stands(run: str, service: Service, candidate: str, began: float) -> dict[str
     address = {"url": service.url, "pid": service.pid}
     done = {"artefact": service.fingerprint, "before": candidate, "drained_s": 0.0}
     return {"run": run, "service": address, **done, "wall_s": round(time.monotonic() - began, 3)}
+
+
+def left_already(place: Workdir, live: Service, leaving: str | None) -> str | None:
+    """The hash that an earlier call has gone back from, killed before it had noted so; None: none has."""
+    stack = read_promotions(place)
+    half_done = len(stack) > 1 and stack[-1].left and live.fingerprint == stack[-2].hash
+    if half_done:
+        forget_left(place, stack[:-1])
+    if leaving is not None:
+        return leaving if live.fingerprint != leaving else None
+    return stack[-1].hash if half_done else None
+
+
+def forget_left(place: Workdir, stack: Sequence[Promotion]) -> None:
+    """Where the disk is full the next call finds out: `left` is written."""
+    with suppress(OSError):
+        write_promotions(place, stack)
 
 
 def the_run(name: str | None, workdir: Path | None) -> dict[str, Any]:
@@ -118,11 +144,11 @@ def in_place_of(before: Promotion, newer: Promotion) -> Promotion:
     kept = {name: value for name, value in newer.settings.items() if name not in OF_THE_MODEL}
     own = {name: before.settings[name] for name in OF_THE_MODEL if name in before.settings}
     settings = kept | {"fingerprint": before.hash} | own
-    return replace(before, settings=settings, keyed=newer.keyed, host=newer.host, port=newer.port)
+    return replace(before, settings=settings, keyed=newer.keyed, host=newer.host, port=newer.port, left=False)
 
 
 def opened_again(place: Workdir, before: Promotion) -> Artefact:
-    """The artefact, each byte checked."""
+    """The artefact by its manifest, not a byte of it checked."""
     folder = place.store.folder / before.folder
     if not folder.is_dir():
         raise gone(before, folder)
@@ -133,7 +159,6 @@ def opened_again(place: Workdir, before: Promotion) -> Artefact:
             where=Where(str(folder)), why=f"its hash is {artefact.hash}, and was {before.hash}",
             hint="steelyard up RECIPE makes the model again",
         )  # fmt: skip
-    artefact.check()
     return artefact
 
 
@@ -180,12 +205,11 @@ def promote_again(
 ) -> Service:
     """The older model as a service of its own, in the place of the newer one."""
     settings = read_as(ServeSettings, {**before.settings, "api_key": key_of(before, entry)})
-    after = on_port(old, before.port)
-    if after is None:
+    if on_port(old, before.port) is None:
         check_port(before.host, before.port)
     service = start(artefact.path(), settings)
     try:
-        return promote(service, before.host, before.port, place.service, after=after, verdict=before.verdict)
+        return promote(service, before.host, before.port, place.service, after=old, verdict=before.verdict)
     except BaseException:
         service.stop()
         raise

@@ -30,14 +30,14 @@ def begin_canary(
         "folder": str(place.service), "candidate": new.hash, "control": old.control,
         "share": canary.share, "budget": budget,
         "promote": [*words, "canary", run, "--promote", *named],
-        "back": [*words, "rollback", run, *named],
+        "back": [*words, "rollback", run, "--from", new.hash, *named],
     }  # fmt: skip
-    shadow(candidate, order)
     state = {
         "pid": candidate.pid, "started_at": candidate.started_at, "url": candidate.url,
         "control": candidate.control, "fingerprint": new.hash, "promotion": asdict(new),
     }  # fmt: skip
     write_durably(place.service / CANARY, json.dumps(state, indent=1, ensure_ascii=False).encode())
+    shadow(candidate, order)  # last: from now on it lives on, and can be found
     watch.log("canary.begun", pid=candidate.pid, share=canary.share, requests=canary.requests)
     written(watch, "canary.begun", artefact=new.hash, before=old.fingerprint)
     return {"pid": candidate.pid, "share": canary.share, "requests": canary.requests}
@@ -56,7 +56,13 @@ def check_memory(new: Promotion) -> None:
 
 def canary_of(place: Workdir) -> Service | None:
     """The candidate that answers copies now."""
-    return find(place.service, CANARY)
+    return None if has_taken_place(place) else find(place.service, CANARY)
+
+
+def has_taken_place(place: Workdir) -> bool:
+    """Whoever promoted it was killed before that was noted: it is the service now."""
+    candidate, service = find(place.service, CANARY), find(place.service)
+    return candidate is not None and service is not None and candidate.pid == service.pid
 
 
 def forget_canary(place: Workdir) -> None:

@@ -10,7 +10,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,12 +24,12 @@ from ..planning.checks import accounts_settings, on_port, sealing_settings, tls_
 from ..record.acts import written
 from ..record.promotions import (
     Promotion,
+    promoting,
     promotion,
     publishing,
     pushed,
     read_promotions,
     up_to,
-    write_promotions,
 )
 from .canary import begin_canary, end_canary
 from .references import Model, References
@@ -242,17 +242,16 @@ class Candidates:
             canary = self.ready.recipe.serve.canary
             if keep and canary and old and old.fingerprint != self._candidate.hash:
                 return self._beside(old, canary, verdict)
-            service = self._promote(
-                self._candidate.service, old, workdir.service, verdict.hash if verdict else None
-            )
-            if keep:
-                self._remember(old, verdict)
-        if old:
-            old.stop(successor=True)
-        self._published = keep
+            with self._remembering(old, verdict) if keep else nullcontext():
+                service = self._promote(
+                    self._candidate.service, old, workdir.service, verdict.hash if verdict else None
+                )
+            self._published = keep
         self.watch.log("service.published", url=service.url, pid=service.pid)
         before = old.fingerprint if old else None
         written(self.watch, "service.promoted", artefact=self._candidate.hash, before=before)
+        if old:
+            old.stop(successor=True)
         return {"url": service.url, "pid": service.pid}
 
     def _beside(self, old: Service, canary: Canary, verdict: Artefact | None) -> dict[str, Any]:
@@ -264,10 +263,10 @@ class Candidates:
         self._published = True
         return {"url": old.url, "pid": old.pid, "canary": begun}
 
-    def _remember(self, old: Service | None, verdict: Artefact | None) -> None:
+    def _remembering(self, old: Service | None, verdict: Artefact | None) -> AbstractContextManager[None]:
         """What `rollback` starts it again by."""
         before = up_to(read_promotions(self.ready.workdir), old.fingerprint if old else None)
-        write_promotions(self.ready.workdir, pushed(before, self._promotion(verdict)))
+        return promoting(self.ready.workdir, before, pushed(before, self._promotion(verdict)))
 
     def _promotion(self, verdict: Artefact | None) -> Promotion:
         assert self._candidate is not None
@@ -285,14 +284,13 @@ class Candidates:
 
     def _promote(self, candidate: Service, old: Service | None, place: Path, verdict: str | None) -> Service:
         serve = self.ready.recipe.serve
-        if old is None or on_port(old, serve.port) is None:
-            return promote(candidate, serve.host, serve.port, place, verdict=verdict)
         try:
             return promote(candidate, serve.host, serve.port, place, after=old, verdict=verdict)
         except Lacking as problem:  # it was started by a version that shares its port with nobody
-            if problem.code != "serve.port_taken" or not old.alive():
+            sharing = on_port(old, serve.port)
+            if problem.code != "serve.port_taken" or sharing is None or not sharing.alive():
                 raise
-            old.stop()
+            sharing.stop()
             return promote(candidate, serve.host, serve.port, place, verdict=verdict)
 
     def close(self) -> None:

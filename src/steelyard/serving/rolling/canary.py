@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from ...older import read_as
 from ..base.guard import Caller
 from ..base.log import log
 from ..jobs.inner_call import ask
+from .command import run_command
 from .comparing import pair
 from .deciding import Budget, Tally, Watch, late_after
 from .mirror import MOST_BYTES, Mirror
@@ -36,7 +36,9 @@ WRITE_S = 1.0
 DOWN_S = 10.0  # an engine that was lost starts again sooner
 DOWN = "its engine is down"
 COPY_S = 120.0  # of one copy: whoever asked has long had the other answer
-TRIES, AGAIN_S = 3, 5.0  # of a command
+TRIES = 3  # of the promotion
+AGAIN_S, SELDOM_S = 5.0, 60.0  # between tries; of going back, which has no last one, more and more
+FINAL = (2, 3, 4)  # exit codes of what does not pass by waiting: nothing to go back to, refused, changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,8 @@ class Canary:
         self.folder = Path(order.folder)
         self.tally, self.firsts, self.state = Tally(), list[float](), "shadowing"
         self.watch: Watch | None = None
+        self.hindered: str | None = None  # why it has not gone back yet
+        self.resting = False
         self._take_up()
         self._decided, self._answering = asyncio.Event(), set[asyncio.Task[None]]()
         self._written: bytes | None = None
@@ -101,7 +105,7 @@ class Canary:
     async def _run(self) -> None:
         why: str | None = self.tally.why if self.tally.word != "wait" else await self._follow()
         if self.tally.word == "promote" and self.state == "shadowing":
-            why = await self._command(self.order.promote)
+            why = await self._take_place()
             if why is None:
                 return
         if self.state == "shadowing":
@@ -194,29 +198,48 @@ class Canary:
             self.tasks.append(asyncio.create_task(self._go_back()))
 
     async def _go_back(self) -> None:
-        if why := await self._command(self.order.back):
-            self.state = f"stays: {why}"
-            log("canary.stays", why=why)
+        """As often as it takes: another holds the service, memory is short, the command is killed."""
+        wait_s, code = AGAIN_S, None
+        while code != 0:
+            code, self.hindered = await self._command(self.order.back)
+            if code in FINAL:
+                self.state = f"stays: {self.hindered}"
+                log("canary.stays", why=self.hindered)
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, SELDOM_S)
+
+    def rest(self) -> None:
+        """The service ends: nothing is decided any more."""
+        self.mirror.ended = None
+        self.resting = True
 
     # ------------------------------------------------------------------ both
 
-    async def _command(self, words: Sequence[str]) -> str | None:
-        """Why it did not succeed; it outlives this process, which it may end."""
-        why = ""
+    async def _take_place(self) -> str | None:
+        """Why it could not, after some tries."""
         for attempt in range(TRIES):
             await asyncio.sleep(AGAIN_S if attempt else 0)
-            process = await asyncio.create_subprocess_exec(
-                *words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-            output, _ = await process.communicate()
-            if process.returncode == 0:
+            code, why = await self._command(self.order.promote)
+            if code == 0:
                 return None
-            why = f"exit code {process.returncode}"
-            with suppress(orjson.JSONDecodeError, KeyError, TypeError):
-                why = orjson.loads(output)["error"]["message"]
-            log("canary.command_failed", why=why)
         return why
+
+    async def _command(self, words: Sequence[str]) -> tuple[int | None, str | None]:
+        """Its exit code, None where it could not be started, and why it did not succeed."""
+        try:
+            code, output = await run_command(words)
+        except OSError as e:  # no memory, no process
+            code, output = None, b""
+            why = e.strerror or str(e)
+        else:
+            why = f"exit code {code}"
+        if code == 0:
+            return code, None
+        with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+            why = orjson.loads(output)["error"]["message"]
+        log("canary.command_failed", why=why)
+        return code, why
 
     def _counts(self) -> dict[str, Any]:
         names = ("pairs", "failed", "slow", "compared")
@@ -236,7 +259,7 @@ class Canary:
     def _down(self) -> None:
         if self.state == "shadowing":
             self._back(DOWN)
-        elif self.watch and self.watch.word == "wait":
+        elif self.watch and self.watch.word == "wait" and not self.resting:
             self.watch = replace(self.watch, word="back", why=DOWN)
             self._watched()
 
@@ -248,6 +271,7 @@ class Canary:
             "tally": asdict(self.tally),
             "first_s": self.firsts,
             "watch": asdict(self.watch) if self.watch else None,
+            "hindered": self.hindered,
             "pid": os.getpid(),
         }
 

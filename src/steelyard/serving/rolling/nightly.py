@@ -7,7 +7,6 @@ this one goes on serving. Not here: what a refresh is, and which command does it
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from datetime import time as clock
 
 from ...forecast import Forecast
 from ..base.log import log
+from .command import run_command
 
 NIGHT = "night"
 FROM, LATEST, UNTIL = clock(1), clock(4), clock(6)  # of the night, by the clock of this machine
@@ -76,10 +76,7 @@ class Nightly:
     async def _refresh(self) -> None:
         log("refresh.started")
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
-            log("refresh.ended", code=await process.wait())
+            code, _ = await run_command(self.command)
+            log("refresh.ended", code=code)
         except OSError as e:  # no memory, no process: the service does not fall with it
             log("refresh.not_started", why=e.strerror or str(e))

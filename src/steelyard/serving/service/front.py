@@ -2,7 +2,8 @@
 
 `python -m steelyard.serving.service.front` reads {"folder", "settings", "parent"} as one line on standard
 input (a key must not stand in an argument list), and answers with one line once a token has been made:
-{"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"},
+{"url", "pid", "control", ...} or {"error", "exit_code"}. The control socket takes {"op": "promote"}, {"op":
+"end"} (a successor listens: listen no longer, and end), {"op": "stands"} (has anybody said so),
 {"op": "canary"} (of a candidate: follow the service that stands), {"op": "listening"} (of that one: its
 listening sockets), {"op": "mirror"} (of that one: copies of
 requests from now on) and {"op": "follow"}, which is answered by {"busy": ...} now and at each change.
@@ -67,7 +68,8 @@ from ..turn.grammars.check import Grammars
 from .address import local_url, url_of
 from .sealed_door import SealedDoor
 from .sealing import sealing_of
-from .state import CANARY_LOG, LOG, forget_state, lives, write_state
+from .state import CANARY_LOG, LOG, forget_state, read_state, write_state
+from .succession import stands, until_ended
 from .supervisor import Supervisor
 from .tls import loopback_context, tls_context
 
@@ -164,6 +166,8 @@ class Front:
         self.handed_over = False  # a successor listens on the same port
         self.noted = False  # its beginning stands in the audit log, and so will its end
         self.published: Path | None = None  # the folder that names this service
+        self.before: dict[str, Any] | None = None  # its service.json of the service that stood there before
+        self.taking_up: asyncio.Task[None] | None = None  # waits for that one's end
         self.nightly: asyncio.Task[None] | None = None  # has the model refreshed when it is time
         self.canary: Canary | None = None  # it follows the service that stands, or is watched since
         self.supervisor = Supervisor()
@@ -337,9 +341,9 @@ class Front:
 
     async def _take_up_after(self, older: dict[str, Any] | None) -> None:
         """Once the older service has ended: two would run the same batch twice."""
-        while older and lives(older["pid"], older["started_at"]):
-            await asyncio.sleep(0.1)
-        self.keys.shares = True
+        if older:
+            await until_ended(older)
+        self.before, self.keys.shares = None, True
         self._take_up()
 
     def document(self, listening: socket.socket, tls: ssl.SSLContext | None) -> dict[str, Any]:
@@ -384,8 +388,9 @@ class Front:
                 await self._tell_copies(reader, writer, float(order["share"]))
                 return
             answer = self._obey(order)
-        except Problem as e:
-            answer = {**e.as_json(), "exit_code": e.exit_code}
+        except (Problem, OSError) as e:
+            problem = e if isinstance(e, Problem) else from_os_error(e) or Lacking("serve.control", str(e))
+            answer = {**problem.as_json(), "exit_code": problem.exit_code}
         writer.write(orjson.dumps(answer) + b"\n")
         await writer.drain()
         writer.close()
@@ -431,9 +436,13 @@ class Front:
             return self._promote(order["host"], order["port"], order.get("state_folder"), order.get("after"))
         if order["op"] == "canary":
             return self._follow(Order.from_json(order["order"]))
-        if order["op"] == "hand_over":
+        if order["op"] in ("hand_over", "end"):
             self.handed_over = True
+            if order["op"] == "end":  # a signal would hurry one that ends already
+                self.stopping.set()
             return {}
+        if order["op"] == "stands":
+            return {"stands": not self.stopping.is_set()}
         raise Lacking("serve.control", f"no order {order['op']!r}")
 
     def _follow(self, order: Order) -> dict[str, Any]:
@@ -450,29 +459,46 @@ class Front:
     def _promote(
         self, host: str, port: int, state_folder: str | None, after: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """Listen for the user too, and live on alone; beside an older service that will soon be stopped."""
+        """Listen for the user too, and live on alone; beside an older service that will soon be stopped.
+
+        What can fail comes first: a full disk leaves it a candidate."""
         check_host(host, self.settings.api_key, self.settings.keys)
-        listening = adopted(after, host, port) or bind(host, port, shared=after is not None)
+        if self.canary is None:
+            self._keep_model()
+        shares = after is not None and after.get("shares", True)
+        listening = (adopted(after, host, port) if shares else None) or bind(host, port, shared=shares)
+        message = self.document(listening, self.tls)
+        try:
+            self._write_down(state_folder, message)
+        except BaseException:
+            listening.close()
+            raise
         self.served.router, self.served.guard = self.router, self._guard()
         self.keys.promoted()
         self._listen(listening, self.tls)
-        if self.canary is None:
-            self._keep_model()
-        if state_folder:
-            self._log_to(Path(state_folder) / LOG)
         detach()
         self.taking_up = asyncio.create_task(self._take_up_after(after))
-        message = self.document(listening, self.tls)
-        if state_folder:
-            self.published = Path(state_folder)
-            state = {**message, "url": message["local_url"], "fingerprint": self.settings.fingerprint}
-            write_state(self.published, state)
         self._begin_nightly()
         self._note("service.started")
         log("service.published", url=message["url"])
         if self.canary:
             self.canary.promoted()
         return message
+
+    def _write_down(self, state_folder: str | None, message: dict[str, Any]) -> None:
+        """So that it is found from now on. Raises Lacking, OSError."""
+        if state_folder is None:
+            return
+        folder = Path(state_folder)
+        self._log_to(folder / LOG)
+        before = read_state(folder)
+        state = {**message, "url": message["local_url"], "fingerprint": self.settings.fingerprint}
+        write_state(folder, state)
+        self.published, self.before = folder, before
+
+    async def _older_that_stands(self) -> dict[str, Any] | None:
+        """Where whoever switched has not ended it, and this one goes: that is the one to be found."""
+        return self.before if self.before and await stands(self.before) else None
 
     def _begin_nightly(self) -> None:
         """The service that users have looks after its refreshes; a candidate does not."""
@@ -515,6 +541,10 @@ class Front:
         if not hasattr(self, "served"):
             return
         drain, limit_s = self.served.drain, self.settings.drain_s
+        if self.canary:
+            self.canary.rest()  # what is cut off now is not the model's fault
+        if self.taking_up:
+            self.taking_up.cancel()
         if self.nightly:
             self.nightly.cancel()
         if self.handed_over:
@@ -566,7 +596,7 @@ class Front:
         if self.noted:
             self._note("service.stopped")
         if self.published:
-            forget_state(self.published)
+            forget_state(self.published, await self._older_that_stands())
         shutil.rmtree(self.private, ignore_errors=True)
         log("service.stopped")
 

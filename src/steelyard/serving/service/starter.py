@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -74,12 +75,21 @@ class Service:
         """
         if not self.alive():
             return
-        if successor:
-            with suppress(OSError, Problem):
-                self._ask({"op": "hand_over"})
-        end_process(self.pid, self.alive, 0.0 if now else self.drain_s, now)
+        told = successor and self._told_to_end()
+        end_process(self.pid, self.alive, 0.0 if now else self.drain_s, now, told)
         if self.process is not None:
             self.process.wait()
+
+    def _told_to_end(self) -> bool:
+        """Whether it has begun to; otherwise it wants a signal."""
+        with suppress(OSError):
+            try:
+                self._ask({"op": "end"})
+                return True
+            except Problem:  # of a version that knows two orders for it
+                with suppress(Problem):
+                    self._ask({"op": "hand_over"})
+        return False
 
     def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
         """One order over the control socket. Raises OSError, Problem."""
@@ -93,10 +103,15 @@ class Service:
         return message
 
 
-def end_process(pid: int, alive: Callable[[], bool], drain_s: float, now: bool = False) -> None:
-    """SIGTERM, twice for `now`; SIGKILL where it does not end in time. Its engines go with it."""
+def end_process(
+    pid: int, alive: Callable[[], bool], drain_s: float, now: bool = False, told: bool = False
+) -> None:
+    """SIGTERM, twice for `now`; SIGKILL where it does not end in time. Its engines go with it.
+
+    `told`: it has begun to end, and would take a signal for the second one."""
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+        if not told:
+            os.kill(pid, signal.SIGTERM)
         if now:
             time.sleep(SIGNALS_APART_S)  # two at once are one
             os.kill(pid, signal.SIGTERM)
@@ -196,16 +211,18 @@ def promote(
 ) -> Service:
     """The same process, now also on `host:port`, living on without its starter.
 
-    With `state_folder` it writes service.json there. `after` is an older service of this user on that port:
-    both listen until it is stopped, so that no client is turned away. `verdict`: hash of the gate's that it
-    passed. Raises Lacking (serve.port_taken),
-    Refused.
+    With `state_folder` it writes service.json there. `after` is the older service whose place it takes. On
+    the same port both listen until that one is stopped, so that no client is turned away; where nobody stops
+    it, its successor does. `verdict`: hash of the gate's that it passed. Raises Lacking (serve.port_taken),
+    Refused: it is then no more than it was.
     """
     order: dict[str, Any] = {"op": "promote", "host": host, "port": port}
     if verdict is not None:
         order["verdict"] = verdict
     if after is not None:
-        order["after"] = {"pid": after.pid, "started_at": after.started_at, "control": after.control}
+        names = ("pid", "started_at", "control", "drain_s")
+        order["after"] = {name: getattr(after, name) for name in names}
+        order["after"]["shares"] = urlsplit(after.url).port == port
     if state_folder is not None:
         order["state_folder"] = str(Path(state_folder).resolve())
     message = service._ask(order)

@@ -33,10 +33,15 @@ def read_state(folder: Path, name: str = FILE) -> dict[str, Any] | None:
     return state if alive else None
 
 
-def forget_state(folder: Path) -> None:
-    """This process serves no longer; a successor's file stays. Who was killed leaves its file behind."""
+def forget_state(folder: Path, before: dict[str, Any] | None = None) -> None:
+    """This process serves no longer; a successor's file stays. Who was killed leaves its file behind.
+
+    `before`: of the service that stood here before this one and stands yet: it is the one to be found."""
     state, _ = _written(folder)
     if state and state["pid"] == os.getpid():
+        with suppress(OSError):
+            if before:
+                return write_durably(folder / FILE, orjson.dumps(before, option=orjson.OPT_INDENT_2))
         _unlink(folder)
 
 

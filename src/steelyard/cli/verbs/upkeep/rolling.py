@@ -18,12 +18,16 @@ Workdir = Annotated[Path | None, typer.Option("--workdir", metavar="DIR", help=s
 
 def rollback(
     name: Annotated[str | None, typer.Argument(metavar="RUN", show_default=False)] = None,
+    leaving: Annotated[
+        str | None,
+        typer.Option("--from", metavar="HASH", help=say("Only while this artefact serves; else it is done.")),
+    ] = None,
     workdir: Workdir = None,
 ) -> None:
     no_settings("rollback")
     from ....run import rollback
 
-    done = rollback(name, workdir=workdir)
+    done = rollback(name, workdir=workdir, leaving=leaving)
     service, wall = done["service"], show_s(done["wall_s"])
     result(
         {"schema": "steelyard.rollback/1", **done},
@@ -66,5 +70,8 @@ def _canary_lines(done: dict[str, Any]) -> list[str]:
     if watch:
         lines.append(say("since it took the place: {answers} answers, {failed} failed, {late} late",
                          **{n: watch[n] for n in ("answers", "failed", "late")}))  # fmt: skip
-    why = tally["why"] or (watch or {}).get("why")
-    return [*lines, *([say("why: {why}", why=why)] if why else [])]
+    if why := tally["why"] or (watch or {}).get("why"):
+        lines.append(say("why: {why}", why=why))
+    if done["hindered"]:
+        lines.append(say("it has not gone back yet: {why}", why=done["hindered"]))
+    return lines
