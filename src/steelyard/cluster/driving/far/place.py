@@ -77,11 +77,10 @@ class FarNode:
         def lost(kind: str, why: str) -> None:
             self.asked, self.ahead_s = False, None
             self.sees = f"differs: {why}" if kind == "differs" else why if kind == "failed" else None
-            lost_answer = (
-                None if self.silent_s > UNKNOWN_S else {}
-            )  # of one that is silent for long it is one
+            silent = self.silent_s > UNKNOWN_S  # for so long that this is an answer
             for number in self.probes:
-                self.probes[number] = lost_answer if self.probes[number] is ... else self.probes[number]
+                if self.probes[number] is ...:
+                    self.probes[number] = None if silent else {}
 
         self.link.ask(self.address, name, words, answered, lost)
 
