@@ -6,7 +6,7 @@ kill (SIGKILL), freeze (SIGSTOP), disk (the job's small file system is filled fo
 weight in the last checkpoint, then SIGKILL), slow (the device gets 3 % of a core), oom (RLIMIT_AS at
 what the worker has mapped), clock (an hour forward or back, by a preloaded library: the machine's own stays),
 driver (SIGKILL of the driver; it is started again, as a service manager would). Kinds in turn, at times drawn
-evenly; a fault begins once its job has gone on from the one before it.
+evenly; a fault begins once its job has gone on from the one before it, `slow` not before its 40th step.
 
 Each job is the same training on a tiny model; a step takes `--pace` seconds at least. Healed: the job passes
 the step at which it was struck. Blame, goodput and its bound: faults_account.py. `short` names the goals that
@@ -38,6 +38,7 @@ KINDS = ("kill", "freeze", "disk", "flip", "slow", "oom", "clock", "driver")
 QUIET = ("freeze", "clock", "driver", "cut")  # the same worker goes on
 HOLD_DISK_S, SLOW_S = 8.0, 90.0
 SLOW_SHARE = 0.03  # of a core: a step computes for some 0.02 s of its pace
+FIRST_STEP = {"slow": 40}  # of its job: before, nobody knows how long a step takes
 DISK_BYTES = 48 << 20
 CGROUPS = Path("/sys/fs/cgroup/cpu")
 SHIM = r"""
@@ -181,6 +182,9 @@ class Live:
                 words, stdout=subprocess.PIPE, stderr=err, text=True, env=os.environ | self.place.environment
             )
 
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
     def attempts(self, job: str) -> list[Path]:
         folders = (self.workdir / "attempts" / job).glob("*-*")
         return sorted(folders, key=lambda f: tuple(map(int, f.name.split("-"))))
@@ -264,7 +268,7 @@ def kill(live: Live, fault: Fault, pid: int) -> None:
 
 def freeze(live: Live, fault: Fault, pid: int) -> None:
     """Again where it goes on unsaid: it stood still for a probe of its device, which has ended meanwhile."""
-    while not heard(live, fault) and time.monotonic() - fault.mono < ARGS.patience:
+    while not (heard(live, fault) or live.ended() or time.monotonic() - fault.mono > ARGS.patience):
         with suppress(OSError):  # it has ended
             os.kill(pid, signal.SIGSTOP)
             while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
@@ -297,7 +301,7 @@ def slow(live: Live, fault: Fault, pid: int) -> None:
     """Until its job is elsewhere."""
     live.place.limit(fault.device, SLOW_SHARE)
     end = time.monotonic() + SLOW_S
-    while time.monotonic() < end and live.worker(fault.job)[1] == fault.device:
+    while time.monotonic() < end and not live.ended() and live.worker(fault.job)[1] == fault.device:
         time.sleep(0.5)
     live.place.limit(fault.device, None)
 
@@ -328,15 +332,17 @@ INJECT: dict[str, Callable[[Live, Fault, int], None]] = {
 def struck(live: Live, kind: str, job: str) -> Fault:
     """One fault, and the wait until it has healed."""
     fault = Fault(kind, job)
-    while not (live.going(job) and live.worker(job)[0]):
-        if live.process and live.process.poll() is not None:
+    while not (live.going(job) and live.worker(job)[0] and live.step(job) >= FIRST_STEP.get(kind, 0)):
+        if live.ended():
             return fault
         time.sleep(0.3)
     pid, fault.device = live.worker(job)
     before = live.attempts(job)[-1].name
     fault.mono, fault.step = time.monotonic(), live.step(job)
     INJECT[kind](live, fault, pid)
-    while time.monotonic() - fault.mono < ARGS.patience and not has_healed(live, fault, before):
+    while not has_healed(live, fault, before):
+        if live.ended() or time.monotonic() - fault.mono > ARGS.patience:
+            break
         time.sleep(0.3)
     fault.until = time.monotonic()
     return fault
@@ -423,7 +429,7 @@ def inject(
     turns = [ARGS.kinds[n % len(ARGS.kinds)] for n in range(ARGS.faults)]
     draw.shuffle(turns)
     while not all(live.going(name) for name in names):
-        if live.process and live.process.poll() is not None:
+        if live.ended():
             return []
         time.sleep(0.5)
     began, faults = time.monotonic(), []
@@ -432,7 +438,7 @@ def inject(
         time.sleep(max(0.0, began + moment - time.monotonic()))
         faults.append(struck(live, kind, job_for(live, kind, names, number)))
         print(json.dumps(asdict(faults[-1])), file=sys.stderr, flush=True)
-        if live.process and live.process.poll() is not None:
+        if live.ended():
             break
     return [fault for fault in faults if fault.mono]
 
