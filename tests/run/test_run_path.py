@@ -67,7 +67,7 @@ ACTS = [
     *("gate.judged", "service.started", "service.promoted"),
     *("tuning.created", "tuning.ended"),
     "key.made",  # which a receipt is signed with
-    *("service.started", "service.stopped", "service.promoted"),  # again: the older one ends
+    *("service.started", "service.promoted", "service.stopped"),  # again: then the older one ends
     *("service.started", "service.promoted"),  # after a kill, which leaves no word
     "service.stopped",
 ]
