@@ -232,21 +232,27 @@ def _makers(tree: ast.AST) -> dict[str, int]:
 @cache
 def _makers_of_all() -> dict[str, int]:
     found: dict[str, int] = {}
-    for path in sorted((ROOT / "src").rglob("*.py")):
-        found |= _makers(ast.parse(path.read_text(encoding="utf-8")))
+    for tree in _trees():
+        found |= _makers(tree)
     return found
+
+
+@cache
+def _trees() -> tuple[ast.Module, ...]:
+    return tuple(ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "src").rglob("*.py")))
 
 
 def _raised() -> Iterator[tuple[str, int, str, str]]:
     """From calls of the exceptions, and of helpers that are annotated to return one, imported ones too."""
-    for path in sorted((ROOT / "src").rglob("*.py")):
-        source = path.read_text(encoding="utf-8")
-        tree = ast.parse(source)
+    for tree in _trees():
         names = {
             alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
         }
         elsewhere = {name: code for name, code in _makers_of_all().items() if name in names}
-        makers = BRANCHES | elsewhere | _makers(tree)
+        own = _makers(tree)
+        if not (own or elsewhere or names & BRANCHES.keys()):
+            continue
+        makers = BRANCHES | elsewhere | own
         for scope in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Module)):
             assigned = _assigned(scope)
             for call in _calls(scope, makers):

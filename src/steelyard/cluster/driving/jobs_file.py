@@ -213,9 +213,8 @@ def _sizes(value: Any, devices: int, wrong: Any) -> tuple[int, int, int]:
     if "usual" not in rows or set(rows) - set(SIZES):
         raise wrong("devices", "a range has a usual number, and least or most", hint)
     least, usual, most = (rows.get(name, rows["usual"]) for name in SIZES)
-    if not all(isinstance(n, int) and not isinstance(n, bool) for n in (least, usual, most)):
-        raise wrong("devices", f"{value} of {devices} devices", hint)
-    if not 1 <= least <= usual <= most <= devices:
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (least, usual, most))
+    if not (whole and 1 <= least <= usual <= most <= devices):
         raise wrong("devices", f"{value} of {devices} devices", hint)
     return least, usual, most
 

@@ -21,7 +21,7 @@ import sys
 import time
 
 NODE = "STEELYARD_CLUSTER_NODE"
-JOB = "STEELYARD_REPORT"  # in the environment of a job: its keeper, its worker, what that starts
+REPORT = "STEELYARD_REPORT"  # in the environment of a job: its keeper, its worker, what that starts
 STARTED = "Ray runtime started"
 ANSWER = "steelyard.there "
 STOP_S, BUSY_S = 10.0, 30.0
@@ -286,7 +286,7 @@ def become(order, entry):
     cpus = ["--num-cpus", str(order["cpus"])] if order["cpus"] is not None else []
     words = [order["interpreter"], "-m", "steelyard", "cluster", "start", order["node"], *head, *cpus]
     marked_environment = dict(os.environ, STEELYARD_CLUSTER_KEYS=order["keys"], **{NODE: entry["id"]})
-    marked_environment.pop(JOB, None)  # a node is no job, even where one opens it
+    marked_environment.pop(REPORT, None)  # a node is no job, even where one opens it
     why = ""
     for _ in range(order["tries"]):  # on busy cores Ray gives up after 30 s
         with open(entry["log"], "w") as log:
@@ -382,7 +382,7 @@ def send(pid, what):
 def marked(name, jobs=True):
     """Processes of this user that were started with that name in their environment, zombies left out; without
     `jobs` those that no job has started."""
-    wanted, job, found = f"{NODE}={name}".encode(), f"{JOB}=".encode(), []
+    wanted, job, found = f"{NODE}={name}".encode(), f"{REPORT}=".encode(), []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:

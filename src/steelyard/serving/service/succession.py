@@ -18,11 +18,11 @@ from typing import Any
 import orjson
 
 from ..base.log import log
+from .starter import STOP_S
 from .state import lives
 
 OTHERS_S = 10.0  # whoever has switched has so long
 AGAIN_S, ASKED_S = 5.0, 2.0
-BY_FORCE_S = 4.0  # after its drain time
 LOOK_S = 0.1
 
 
@@ -38,17 +38,17 @@ async def until_ended(older: dict[str, Any]) -> None:
 
     if await _within(OTHERS_S, lives_on):
         return
-    while not await told_to_end(older):
+    while not await _told_to_end(older):
         if await _within(AGAIN_S, lives_on):
             return
     log("service.older_told_to_end", pid=older["pid"])
-    if not await _within(older.get("drain_s", math.inf) + BY_FORCE_S, lives_on):
+    if not await _within(older.get("drain_s", math.inf) + STOP_S, lives_on):
         with suppress(ProcessLookupError):
             os.kill(older["pid"], signal.SIGKILL)
         await _within(math.inf, lives_on)
 
 
-async def told_to_end(older: dict[str, Any]) -> bool:
+async def _told_to_end(older: dict[str, Any]) -> bool:
     """Whether it has heard; to tell it twice does no harm."""
     return await _asked(older, "end") is not None
 
