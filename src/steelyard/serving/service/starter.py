@@ -21,9 +21,8 @@ from ...errors import Lacking, Problem
 from ...processes import JOB, REPORT
 from ...trust import trusting
 from ..host.settings import ServeSettings, check_host
-from .state import FILE, lives, read_state
+from .state import FILE, STOP_S, lives, read_state
 
-STOP_S = 4.0  # after the drain, then by force: SIGTERM is to end a service within 5 s
 CONTROL_S = 10.0
 SIGNALS_APART_S = 0.1
 

@@ -18,6 +18,7 @@ from ...places import state_folder
 FILE = "service.json"
 LOG = "log.jsonl"  # beside it: the service's own
 CANARY_LOG = "canary.log.jsonl"  # and that of a candidate which answers copies of its requests
+STOP_S = 4.0  # after the drain, then by force: SIGTERM is to end a service within 5 s
 
 
 def write_state(folder: Path, state: dict[str, Any], name: str = FILE) -> None:

@@ -18,8 +18,7 @@ from typing import Any
 import orjson
 
 from ..base.log import log
-from .starter import STOP_S
-from .state import lives
+from .state import STOP_S, lives
 
 OTHERS_S = 10.0  # whoever has switched has so long
 AGAIN_S, ASKED_S = 5.0, 2.0
