@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,15 +23,16 @@ SETTINGS = ("log_min_messages=fatal", "max_connections=30", "shared_buffers=16MB
 
 
 class Database:
-    """Its superuser is `steelyard`, by `a password` over TCP."""
+    """Its superuser is `steelyard`, by `a password` over TCP; `tls`: files of its certificate and key."""
 
-    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
+    def __init__(self, tls: Sequence[str | Path] = ()) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="steelyard-pg-"))
-        self.tls, self.port = tls, free_port()
+        self.port = free_port()
         self.binaries = BINARIES[-1].parent
         self.as_user = ["setpriv", f"--reuid={USER}", "--clear-groups"] if os.getuid() == 0 else []
         self.server: subprocess.Popen[bytes] | None = None
         self._make()
+        self.tls = [self._own(Path(file)) for file in tls]
 
     def _make(self) -> None:
         if self.as_user:
@@ -41,6 +43,14 @@ class Database:
         init = ["--no-sync", "-U", "steelyard", f"--pwfile={secret}", "--auth-local=trust"]
         words = [self.binaries / "initdb", "-D", self.folder / "data", "--auth-host=scram-sha-256", *init]
         subprocess.run([*self.as_user, *map(str, words)], check=True, capture_output=True, cwd="/")
+
+    def _own(self, file: Path) -> Path:
+        """A copy that only its user reads: it takes no other key."""
+        copy = Path(shutil.copy(file, self.folder))
+        copy.chmod(0o600)
+        if self.as_user:
+            os.chown(copy, pwd.getpwnam(USER).pw_uid, -1)
+        return copy
 
     def start(self) -> None:
         options = [*SETTINGS, f"port={self.port}", f"unix_socket_directories={self.folder}"]

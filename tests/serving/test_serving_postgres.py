@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 
 import orjson
 import pytest
@@ -20,18 +20,24 @@ from steelyard.serving.base.accounts.postgres_address import read_address
 from steelyard.serving.base.accounts.settling import Claim, Level, Want, settled
 from steelyard.serving.base.errors import ApiError
 from steelyard.serving.base.keys import KeyRing
+from steelyard.serving.service.tls import own_certificate
 
 pytest.importorskip("pg8000")
 
 
+@contextmanager
+def started(server):
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
 @pytest.fixture(scope="module")
 def database():
-    made = Database()
-    try:
-        made.start()
+    with started(Database()) as made:
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture
@@ -275,6 +281,27 @@ def test_a_user_without_a_name_is_told_to_give_one(monkeypatch):
     monkeypatch.setattr("getpass.getuser", lambda: {}["uid"])
     with pytest.raises(WrongUse, match="names no user"):
         read_address("postgresql://localhost/x")
+
+
+@needs_postgres
+def test_a_real_server_is_spoken_to_by_tls_and_known_by_its_certificate(tmp_path, monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", "a password")
+    made = {}
+    for state, names in (("right", ["localhost"]), ("other", ["db.example"])):
+        monkeypatch.setenv("STEELYARD_STATE", str(tmp_path / state))
+        made[state] = own_certificate(names)
+    with started(Database(tls=made["right"])) as server:
+        server.new("accounts")
+        url = f"postgresql://steelyard@localhost:{server.port}/accounts?sslmode=verify-full&sslrootcert="
+        with closing(PostgresAccounts(read_address(url + str(made["right"][0])))) as shared:
+            assert shared.settle([claim(taken=1)])
+            ways = "SELECT ssl, version FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
+            assert server.sql(f"{ways} WHERE datname = 'accounts'") == [[True, "TLSv1.3"]]
+        other_name = url.replace("localhost", "127.0.0.1")
+        for wrong in (url + str(made["other"][0]), other_name + str(made["right"][0])):
+            with pytest.raises(Lacking) as refused:
+                PostgresAccounts(read_address(wrong)).used()
+            assert "its certificate: " in refused.value.why
 
 
 @needs_postgres
