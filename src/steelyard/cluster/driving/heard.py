@@ -28,7 +28,7 @@ TIMES, SPREADS = 1.3, 4.0  # a slow sample: so many times the median before, and
 # (last samples, slow ones among them) that make a device suspect. A suspicion costs a probe; after each the
 # next one needs more. The last one counts where other jobs are slow too: that is rather a busy machine.
 EVIDENCE = ((6, 5), (12, 9), (24, 17), (30, 20))
-FAR, FAR_TIMES = (3, 3), 4.0  # before the first of them: so few where each took so many times the median
+FAR, FAR_TIMES = (3, 3), 3.0  # before the first of them: so few where each took so many times the median
 FEW = 10  # samples that say how long the rest will take
 ENOUGH = 30  # samples before those
 

@@ -11,15 +11,17 @@ from typing import Any
 from .place import Place, Probed
 
 LIMIT_S = 60.0
-SLOW = 1.4  # times as long as a device that is well takes at the same moment
-TIMES = 3  # slow counts only where it is so each time
-FAR, FAR_TIMES = 4.0, 2  # one that is so much slower
+# A device that takes so many times as long as one that is well at the same moment has to do so in so many
+# probes, of two samples each, before it counts as slow.
+SLOW = 1.4
+PROBES = ((8.0, 1), (4.0, 2), (SLOW, 3))
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a probe says. `slower`: times as slow as the device beside it, 0 where it failed for another
-    reason. `lost`: the question did not arrive, or its answer; that says nothing of the device."""
+    """What a probe says. `slower`: times as slow as the device beside it in each of its samples, 0 where it
+    failed for another reason. `lost`: the question did not arrive, or its answer; that says nothing of the
+    device."""
 
     passed: bool
     why: str = ""
@@ -44,8 +46,8 @@ class Probing:
 
     def is_sure(self, finding: Finding) -> bool:
         """Whether a device that looks slow has looked so often enough."""
-        wanted = FAR_TIMES if finding.slower >= FAR else TIMES
-        return not finding.slower or self.times >= wanted
+        wanted = next((probes for bound, probes in PROBES if finding.slower >= bound), 0)
+        return self.times >= wanted
 
     def result(self) -> Finding | None:
         """None: it is not over."""
@@ -74,7 +76,8 @@ def judge(own: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Fin
         return Finding(False, "a wrong digest: memory or processor")
     if own["disk"]:
         return Finding(False, f"disk: {own['disk']}")
-    slower = own["round_s"] / max(other["round_s"], 1e-9) if other is not None else 1.0
+    pairs = zip(own["rounds_s"], other["rounds_s"], strict=True) if other is not None else ()
+    slower = min((slow_s / max(well_s, 1e-9) for slow_s, well_s in pairs), default=1.0)
     if slower > SLOW:
         return Finding(False, f"{slower:.1f} times as slow as a device beside it", slower)
     return Finding(True)
