@@ -1,15 +1,15 @@
 """A day of load on this machine, and a training that `steelyard jobs` drives in what the service leaves.
 
     python bench/daily.py [WORK] [--minutes 20] [--model demo] [--load LOAD.csv] [--day 2] [--peak 0.8]
-                               [--alone 0.4] [--serving]
+                               [--alone 1] [--serving]
 
 The load of one day of LOAD.csv (../shared/traces/load-week-a-s64.csv; 1,440 rows, compressed to
 `--minutes`) falls by chance on `steelyard serve MODEL`: at the day's highest need the requests would keep
 it busy for `--peak` of the time. The training is a recipe (LoRA, all cores), one job of `steelyard jobs`,
 which stands still while the service answers. Before it: the same training undisturbed, for its speed and
-its weights; the same day without a training, at `--alone` of its length. With `--serving` the file lends a
-device of serving's to a second job at night: `Load` and the forecast of the core, an hour of the day as
-`minutes / 24`.
+its weights; the same day with the same requests and no training (a shorter `--alone` has fewer of them).
+With `--serving` the file lends a device of serving's to a second job at night: `Load` and the forecast of
+the core, an hour of the day as `minutes / 24`.
 
 recovered   the training's progress over what it would make undisturbed in the time in which no request was
             under way; kept_at_peak: over all time, in the tenth of the day with the highest load
@@ -19,8 +19,8 @@ gave_way_s  from a request's arrival at a calm service to the training standing 
             requests in which it never did, for they were over before
 equal       the artefact has the hash of the undisturbed one
 
-All in all it takes about twice `--minutes`. One JSON document; `short` names the goals that were missed, exit
-code 4 where there is one.
+All in all it takes about two and a half times `--minutes`. One JSON document; `short` names the goals that
+were missed, exit code 4 where there is one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--load", type=Path, default=tasks_folder().parent / "traces" / "load-week-a-s64.csv")
     parser.add_argument("--day", type=int, default=2, help="of the week, from 0")
     parser.add_argument("--peak", type=float, default=0.8)
-    parser.add_argument("--alone", type=float, default=0.4)
+    parser.add_argument("--alone", type=float, default=1.0, help="of the day without a training, its length")
     parser.add_argument("--serving", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -363,7 +363,7 @@ def measured(args: argparse.Namespace, url: str) -> dict[str, Any]:
     found: dict[str, Any] = {"request_s": median(single), "peak_per_s": day.peak_per_s}
     short_day = day_of(args, args.alone * seconds, day.peak_per_s)
     alone_begun = time.monotonic()
-    quiet = asyncio.run(sent(url, short_day, args.seed + 1))
+    quiet = asyncio.run(sent(url, short_day, args.seed))
     say("alone", firsts(quiet))
     calm = 1 - args.peak * sum(day.needs) / MINUTES
     trial = undisturbed(args, "trial", 12)
