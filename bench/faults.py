@@ -186,7 +186,7 @@ class Live:
         return self.process is not None and self.process.poll() is not None
 
     def attempts(self, job: str) -> list[Path]:
-        folders = (self.workdir / "attempts" / job).glob("*-*")
+        folders = (self.workdir / "attempts" / job).glob("[0-9]*-*")
         return sorted(folders, key=lambda f: tuple(map(int, f.name.split("-"))))
 
     def worker(self, job: str) -> tuple[int, int]:
