@@ -556,6 +556,17 @@ def test_every_key_that_asks_is_let_in(fixed, keys):
     asyncio.run(run())
 
 
+def test_a_faster_engine_is_read_ahead_further_and_servers_of_others_without_limit():
+    async def run():
+        for read_ahead, rate, wanted in ((128, 20_000.0, 9), (256, 500.0, 2), (math.inf, 500.0, 20)):
+            admission = Admission(lambda: 64, 1e9, lambda: True, read_ahead=read_ahead)
+            admission.rate.value = rate
+            inside_of(admission, [10], "b")
+            assert granted(inside_of(admission, [200] * 20)) == wanted  # 1,800 tokens are 0.09 s at most
+
+    asyncio.run(run())
+
+
 def test_a_key_that_is_alone_is_read_ahead_without_limit(monkeypatch):
     async def run():
         admission = Admission(lambda: 64, 1e9, lambda: True)

@@ -56,7 +56,20 @@ def test_backlogs_are_never_negative_and_nothing_is_left_at_the_end(requests):
     for load in loads:
         load.leave()
         load.leave()
-    assert all(abs(replica.backlog) < 1e-6 for replica in balance.replicas)
+    assert [replica.backlog for replica in balance.replicas] == [0.0] * 3
+
+
+def test_idle_replicas_share_prompts_however_often_they_have_been_used():
+    """What rounding leaves of a backlog is no reason to prefer one."""
+    balance, went = Balance(4), [0] * 4
+    for number in range(400):
+        blocks = blocks_of(PROMPT, number)
+        went[place := balance.choose(range(4), len(PROMPT), blocks)] += 1
+        load = balance.take(place, len(PROMPT), blocks, 4096)
+        load.progress(len(PROMPT), 1)
+        load.progress(0, 7 + number % 90)
+        balance.ended(load)
+    assert min(went) > 40
 
 
 def test_a_prompt_follows_its_beginning_until_that_replica_has_clearly_more_to_do():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from steelyard.serving import ServeSettings, new_key, start
 from steelyard.serving.base import keys as module
 from steelyard.serving.base.errors import ApiError
 from steelyard.serving.base.guard import Guard
-from steelyard.serving.base.keys import KeyRing
+from steelyard.serving.base.keys import KeyRing, read_keys
 from steelyard.serving.base.store import owner_of
 
 
@@ -308,6 +309,48 @@ def test_a_candidate_takes_old_counts_over_when_it_is_promoted(ring):
     candidate.shares = True
     candidate.save()
     assert candidate.account("team-a").used_tokens == 450 and not old.exists()
+
+
+def test_a_candidate_that_is_promoted_counts_beside_the_older_service_at_once(ring):
+    """That one may drain for long."""
+    first, file, _, _ = ring
+    one = limited(first, file, budget_tokens=1000, requests_per_minute=5)
+    candidate = KeyRing(None, file, shares=False)
+    one.spend(1000)
+    for _ in range(5):
+        one.take_request()
+    first.save()
+    candidate.promoted()
+    other = candidate.account("team-a")
+    with pytest.raises(ApiError, match="budget of 1000 tokens is used up"):
+        other.check_tokens(1)
+    with pytest.raises(ApiError, match="requests"):
+        other.take_request()
+
+
+def test_a_count_that_no_place_holds_costs_no_other_key_its_sharing(ring):
+    """Such an error is told like any other of the place, and the claims come again."""
+    first, file, _, events = ring
+    one = limited(first, file, budget_tokens=1000)
+    one.spend(2**64)
+    first.save()
+    assert [event for event, _ in events] == ["keys.not_shared"] and "OverflowError" in events[0][1]["why"]
+    one.spend(-(2**64) + 7)
+    first.save()
+    assert events[-1][0] == "keys.shared_again" and KeyRing(None, file).account("team-a").used_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("tokens_per_minute", 10**20), ("budget_days", 1e-15), ("weight", 1e400)]
+)
+def test_a_limit_that_nothing_counts_is_one_error(ring, field, value):
+    _, file, _, _ = ring
+    document = orjson.loads(file.read_bytes())
+    document["keys"][0][field] = value
+    file.write_text(json.dumps(document))
+    with pytest.raises(WrongUse) as refused:
+        read_keys(file)
+    assert field in refused.value.where.field
 
 
 def test_an_idle_service_writes_nothing_and_still_learns(ring):

@@ -27,8 +27,9 @@ WINDOW_S = 5.0  # of the measured rate
 SCALE_CAP = 32  # streams; more of them add little to an engine's rate
 RESERVED = 8  # one slot in so many stays free for other keys, where there are others
 # The engine reads prompts in the order in which they come: so many tokens of one key's wait there to be read
-# (0.09 s), and then one prompt more, while another key is asking or has asked lately.
-READ_AHEAD_TOKENS = 128
+# (0.09 s of a CPU's engine; elsewhere as long by the measured rate, if that is more), and then one prompt
+# more, while another key is asking or has asked lately.
+READ_AHEAD_TOKENS, READ_AHEAD_S = 128, 0.09
 LATELY_S = 10.0
 # What all streams of a step share (the weights are read once) takes as long as so many streams more:
 # 27 and 79 ms a step at 8 and 32 streams on a CPU (docs/decisions/034, 126).
@@ -163,7 +164,8 @@ class Admission:
     """`slots`: answers that the engine's batch takes. `many_keys`: whether others may come.
 
     `fixed_streams`: how many streams would take as long as the part of a step that does not grow with them;
-    infinite where a step takes the same time whatever is in it.
+    infinite where a step takes the same time whatever is in it. `read_ahead`: tokens of one key's prompts that
+    wait to be read; infinite where each server has a line of its own.
     """
 
     def __init__(
@@ -172,9 +174,10 @@ class Admission:
         max_queue_s: float,
         many_keys: Callable[[], bool],
         fixed_streams: float = math.inf,
+        read_ahead: float = READ_AHEAD_TOKENS,
     ) -> None:
         self.slots, self.max_queue_s, self.many_keys = slots, max_queue_s, many_keys
-        self.fixed_streams = fixed_streams
+        self.fixed_streams, self.read_ahead = fixed_streams, read_ahead
         self.rate = Rate()
         self.output_tokens = FIRST_OUTPUT_TOKENS
         self.lines: dict[str, Line] = {}
@@ -256,9 +259,15 @@ class Admission:
         if self.inside >= slots or line.inside >= max(1, slots - slots // RESERVED):
             return False
         others = self._others(line)
-        if line.unread >= READ_AHEAD_TOKENS and others:
+        if others and line.unread >= self._most_unread():
             return False
         return math.isinf(self.fixed_streams) or self._leaves_the_pace(line, others)
+
+    def _most_unread(self) -> float:
+        """Tokens of one key's prompts, after which the others' come first."""
+        if math.isinf(self.fixed_streams):
+            return max(self.read_ahead, READ_AHEAD_S * self.rate.value)
+        return self.read_ahead
 
     def _others(self, line: Line) -> list[Line]:
         """The keys besides that are asking, or have asked lately."""

@@ -34,6 +34,7 @@ SAVE_S = 0.5  # between two looks at what other services have counted
 OWN = "api-key"  # the id of the one key that --api-key gives
 EVERYBODY = "local"  # where no key is needed
 RESERVED = (OWN, EVERYBODY)
+MOST = 2**53  # of any count: what a database and a float hold exactly
 
 
 class _Entry(BaseModel):
@@ -42,18 +43,18 @@ class _Entry(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     owner: str | None = Field(None, pattern="^key-[0-9a-f]{16,64}$")
     scopes: list[Literal["inference", "tune", "admin", "watch"]] = ["inference"]
-    weight: float = Field(1.0, gt=0)
-    priority: int = 0
+    weight: float = Field(1.0, gt=0, le=MOST)
+    priority: int = Field(0, ge=-MOST, le=MOST)
     may_hurry: bool = False
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1)
-    requests_at_once: int | None = Field(None, ge=1)
-    budget_tokens: int | None = Field(None, ge=1)
-    budget_days: float | None = Field(None, gt=0)
-    stored_bytes: int | None = Field(None, ge=0)
-    files: int | None = Field(None, ge=0)
-    batches: int | None = Field(None, ge=0)
-    jobs: int | None = Field(None, ge=0)
+    requests_per_minute: int | None = Field(None, ge=1, le=MOST)
+    tokens_per_minute: int | None = Field(None, ge=1, le=MOST)
+    requests_at_once: int | None = Field(None, ge=1, le=MOST)
+    budget_tokens: int | None = Field(None, ge=1, le=MOST)
+    budget_days: float | None = Field(None, ge=1 / 86_400, le=36_500)
+    stored_bytes: int | None = Field(None, ge=0, le=MOST)
+    files: int | None = Field(None, ge=0, le=MOST)
+    batches: int | None = Field(None, ge=0, le=MOST)
+    jobs: int | None = Field(None, ge=0, le=MOST)
 
 
 class _File(BaseModel):
@@ -200,9 +201,13 @@ class KeyRing:
         return self.shares and self._sharing is not None and self._sharing.exact
 
     def promoted(self) -> None:
-        """From now on it is asked by keys. A file is the older service's until that has ended; elsewhere the
-        two count side by side."""
-        self.shares = self.shares or (self._sharing is not None and self._sharing.exact)
+        """From now on it is asked by keys, and counts side by side with the older service. A file of the
+        earlier version is that one's until it has ended."""
+        if self.shares or self._sharing is None or not self._sharing.accounts.side_by_side:
+            return
+        self.shares = True
+        if not self.exact:  # there each request is asked for; here it learns what was used since it began
+            self.save()
 
     async def take_request(self, account: Account) -> None:
         """Raises ApiError 429, by what all services have let in where that is exact."""

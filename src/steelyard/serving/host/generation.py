@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...hardware import free_bytes
 from ...model import Tokenizer
 from ..base.accounts.account import Account, Reservation
-from ..base.admission import CPU_FIXED_STREAMS, Admission, Place
+from ..base.admission import CPU_FIXED_STREAMS, READ_AHEAD_TOKENS, Admission, Place
 from ..base.at_once import ENDING, Drain
 from ..base.errors import ApiError
 from ..base.guard import Caller
@@ -91,7 +91,8 @@ class Served:
         many_keys = lambda: len(self.keys.keys) > 1  # noqa: E731
         copies = len(getattr(engine, "engines", (engine,)))
         fixed = copies * CPU_FIXED_STREAMS if engine.settings.platform == "cpu" else math.inf
-        self.admission = Admission(lambda: engine.slots, max_queue_s, many_keys, fixed)
+        ahead = math.inf if self.joined else copies * READ_AHEAD_TOKENS
+        self.admission = Admission(lambda: engine.slots, max_queue_s, many_keys, fixed, ahead)
         self.encoding = Admission(lambda: ENCODING, max_queue_s, many_keys)  # another engine: its own line
         self.drain = Drain()
         budget = MEMORY_SHARE * free_bytes() if adapter_budget is None else adapter_budget

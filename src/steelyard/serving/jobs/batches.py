@@ -248,6 +248,9 @@ class Batches:
             return
         notes = [(f.n, _record(new_id("batch_req_"), f.custom_id, None, f.shown())) for f in checked.faults]
         await self._in_turn(self.store.extend, ERRORS, batch_id, notes)
+        stored = self.live[batch_id]  # from here to _put nothing waits
+        if stored.shown["status"] != "validating":
+            return
         counts = {"total": checked.total, "completed": 0, "failed": len(notes)}
         now = int(time.time())
         await self._put(stored.with_shown(status="in_progress", in_progress_at=now, request_counts=counts))

@@ -151,7 +151,11 @@ class Canary:
         status, answer = 500, None
         with suppress(Exception):  # whatever it is, it is the candidate's failure
             body = {**orjson.loads(copy["body"]), "stream": False}
-            body.pop("stream_options", None)
+            for one in (
+                "stream_options",
+                "timeout",
+            ):  # how soon its client wants it says nothing of the model
+                body.pop(one, None)
             async with asyncio.timeout(COPY_S):
                 got = await ask(self.app, copy["path"], body, Caller(), "canary")
             status, answer = got.status, got.body

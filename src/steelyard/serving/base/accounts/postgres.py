@@ -64,7 +64,7 @@ Rows = dict[Whose, tuple[Row | None, float]]  # None: nothing has been counted y
 class PostgresAccounts:
     """One database. Calls block; OSError where it cannot be used."""
 
-    exact = True
+    exact = side_by_side = True
 
     def __init__(self, address: PostgresAddress) -> None:
         self.address, self.ahead_s = address, 0.0

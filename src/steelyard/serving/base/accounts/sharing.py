@@ -27,6 +27,7 @@ class Accounts(Protocol):
     """Where counts of all services lie. Calls block, and raise OSError where it cannot be used."""
 
     exact: bool
+    side_by_side: bool  # whether two services can count there now
     ahead_s: float  # its clock before this host's
 
     @property
@@ -163,12 +164,12 @@ class Sharing:
             if self._unheard is not None:
                 earlier = self.accounts.heard_of()
             sums = self.accounts.settle(claims)
-        except OSError as e:
+        except Exception as e:  # whatever it is: who counts here goes on, and tells the claims again
+            why = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
             if self.fault is None:
                 consequence = "each service counts for itself until it can"
-                why = e.strerror or str(e)
                 self.report("keys.not_shared", file=self.accounts.place, why=why, consequence=consequence)
-            self.fault, self._failed_at = e.strerror or str(e), time.monotonic()
+            self.fault, self._failed_at = why, time.monotonic()
             return Exchange(unheard=e.sums if isinstance(e, Unheard) else None, earlier=earlier)
         if self.fault is not None:
             self.report("keys.shared_again", file=self.accounts.place)

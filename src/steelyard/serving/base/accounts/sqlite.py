@@ -54,6 +54,11 @@ class SqliteAccounts:
     def place(self) -> str:
         return str(self.file)
 
+    @property
+    def side_by_side(self) -> bool:
+        """Not while the earlier version's file counts, which knows no other service."""
+        return self.file.exists() or self.old is None or not self.old.exists()
+
     def used(self, make: bool = True) -> Counts:
         """As it stands. Where there is no file yet: of the earlier version, which is taken over if `make`."""
         old = self.old is not None and self.old.exists()

@@ -71,8 +71,12 @@ class Load:
 
     def leave(self) -> None:
         """The replica has let it go. May be called more than once."""
-        self.replica.backlog -= self.unread + self.output
-        self.unread = self.output = 0.0
+        if self in self.replica.loads:
+            self.replica.loads.remove(self)
+            self.replica.backlog -= self.unread + self.output
+            self.unread = self.output = 0.0
+        if not self.replica.loads:
+            self.replica.backlog = 0.0  # exactly, or what rounding leaves decides between idle replicas
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +85,7 @@ class Replica:
 
     capacity: int
     backlog: float = 0.0
+    loads: set[Load] = field(default_factory=set)  # requests that it has
     blocks: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     def cached_tokens(self, blocks: Iterable[int]) -> int:
@@ -120,6 +125,7 @@ class Balance:
         unread = float(max(prompt_tokens - one.cached_tokens(blocks), 1))
         load = Load(one, unread, min(self.output_tokens, float(most_output)))
         one.backlog += load.unread + load.output
+        one.loads.add(load)
         one.keep(blocks)
         return load
 
