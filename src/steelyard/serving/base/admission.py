@@ -164,8 +164,8 @@ class Admission:
     """`slots`: answers that the engine's batch takes. `many_keys`: whether others may come.
 
     `fixed_streams`: how many streams would take as long as the part of a step that does not grow with them;
-    infinite where a step takes the same time whatever is in it. `read_ahead`: tokens of one key's prompts that
-    wait to be read; infinite where each server has a line of its own.
+    infinite where a step takes the same time whatever is in it. `read_ahead`: tokens of one key's prompts
+    that wait to be read; infinite where each server has a line of its own.
     """
 
     def __init__(

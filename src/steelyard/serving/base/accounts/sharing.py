@@ -27,12 +27,15 @@ class Accounts(Protocol):
     """Where counts of all services lie. Calls block, and raise OSError where it cannot be used."""
 
     exact: bool
-    side_by_side: bool  # whether two services can count there now
     ahead_s: float  # its clock before this host's
 
     @property
     def place(self) -> str:
         """For the log; no secret stands in it."""
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether two services can count there now."""
 
     def used(self, make: bool = True) -> Counts: ...
     def old_counts(self) -> Counts: ...
