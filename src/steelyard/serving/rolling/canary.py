@@ -155,7 +155,7 @@ class Canary:
                 "stream_options",
                 "timeout",
             ):  # how soon its client wants it says nothing of the model
-                body.pop(one, None)
+                body.pop(name, None)
             async with asyncio.timeout(COPY_S):
                 got = await ask(self.app, copy["path"], body, Caller(), "canary")
             status, answer = got.status, got.body
