@@ -151,10 +151,7 @@ class Canary:
         status, answer = 500, None
         with suppress(Exception):  # whatever it is, it is the candidate's failure
             body = {**orjson.loads(copy["body"]), "stream": False}
-            for one in (
-                "stream_options",
-                "timeout",
-            ):  # how soon its client wants it says nothing of the model
+            for name in ("stream_options", "timeout"):  # when its client wants it says nothing of the model
                 body.pop(name, None)
             async with asyncio.timeout(COPY_S):
                 got = await ask(self.app, copy["path"], body, Caller(), "canary")
