@@ -1,11 +1,14 @@
-"""Optimum-Habana: its scripts for language models under gaudi_spawn.py, with DeepSpeed's ZeRO. Pure."""
+"""Optimum-Habana: its scripts for language models, with DeepSpeed's ZeRO. Pure.
+
+Under gaudi_spawn.py on one host. On several it would start all from one; torchrun starts each for itself.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from .target import DATA, TRAINER, Target, Training, options, script, trainer
+from .target import DATA, TRAINER, Target, Training, before, options, script, torchrun, trainer
 
 REASONS = {
     "evaluated": "its scripts evaluate on a file of their own (--validation_file)",
@@ -22,7 +25,7 @@ REASONS = {
 
 
 def habana(training: Training) -> Target:
-    """ds_config.json and the script; on several hosts a hostfile names them."""
+    """ds_config.json and the script, the same on each host."""
     args, stated = _arguments(training)
     name = "run_lora_clm.py" if training.lora else "run_clm.py"
     files = {}
@@ -31,18 +34,16 @@ def habana(training: Training) -> Target:
         files["ds_config.json"] = json.dumps(_deepspeed(training), indent=2) + "\n"
         stated |= {"zero": "deepspeed", "offload": "deepspeed"}
     own = options(args)
-    spawned = training.devices > 1
-    way = "--use_deepspeed" if "deepspeed" in args else "--use_mpi"
-    hosts = ("--hostfile", "hostfile") if training.hosts > 1 else ("--world_size", str(training.devices))
-    spawn = ('"$OPTIMUM_HABANA"/examples/gaudi_spawn.py', *hosts, way) if spawned else ()
-    words = ("python3", *spawn, f'"$OPTIMUM_HABANA"/examples/language-modeling/{name}', *own)
+    start = _start(training, "deepspeed" in args)
+    words = (*start, f'"$OPTIMUM_HABANA"/examples/language-modeling/{name}', *own)
     checked_out = ': "${OPTIMUM_HABANA:?the folder of optimum-habana}"'
     where = {k: f"run.sh: --{v}" for k, v in stated.items()}
-    where |= {"dp": "run.sh: --hostfile" if training.hosts > 1 else "run.sh: --world_size"}
+    where |= {"dp": "run.sh: --nproc-per-node" if training.hosts > 1 else "run.sh: --world_size"}
     parser = f"optimum-habana {name}"
     return Target(
         name="optimum-habana",
-        files=files | {"run.sh": script((checked_out, "export PT_HPU_LAZY_MODE=1"), words)},
+        files=files
+        | {"run.sh": script((checked_out, *before(training), "export PT_HPU_LAZY_MODE=1"), words)},
         stated=where,
         given={parser: args},
         argv={parser: own},
@@ -50,9 +51,24 @@ def habana(training: Training) -> Target:
         needs=(
             "optimum-habana and its examples, checked out at $OPTIMUM_HABANA",
             f"{DATA}: rows of text" if not training.lora else f"{DATA}: rows of instruction and output",
-            *(("hostfile: a line 'HOST slots=N' for each host",) if training.hosts > 1 else ()),
             *(("Intel's fork of DeepSpeed",) if files else ()),
         ),
+    )
+
+
+def _start(training: Training, sharded: bool) -> tuple[str, ...]:
+    """What starts the ranks of a host."""
+    if training.hosts > 1:
+        return torchrun(training)
+    if training.devices == 1:
+        return ("python3",)
+    way = "--use_deepspeed" if sharded else "--use_mpi"
+    return (
+        "python3",
+        '"$OPTIMUM_HABANA"/examples/gaudi_spawn.py',
+        "--world_size",
+        str(training.devices),
+        way,
     )
 
 

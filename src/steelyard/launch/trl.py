@@ -1,17 +1,19 @@
 """TRL over accelerate: trl.yaml for its script, accelerate.yaml for the ranks. Pure.
 
 One way to split a step: over data (DDP, DeepSpeed's ZeRO-1 and 2, FSDP2 as ZeRO-3) and over sequences (CP).
+On CPUs torchrun starts the ranks, for DDP alone: accelerate 1.15 starts one there, and shards nothing.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
-from .target import ADDRESS, DATA, RANK, TRAINER, Target, Training, before, script, trainer, yaml
+from .target import ADDRESS, DATA, RANK, TRAINER, Target, Training, before, script, torchrun, trainer, yaml
 
 SCRIPTS = {"sft": "trl.scripts.sft", "continue": "trl.scripts.sft", "prefer": "trl.scripts.dpo"}
 MIXED = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
-DISTRIBUTED = {"cuda": "MULTI_GPU", "rocm": "MULTI_GPU", "xpu": "MULTI_XPU", "cpu": "MULTI_CPU"}
+DISTRIBUTED = {"cuda": "MULTI_GPU", "rocm": "MULTI_GPU", "xpu": "MULTI_XPU"}
 REASONS = {
     "evaluated": "TRL evaluates on a split of the data (eval_strategy, dataset_test_split)",
     "tp": "TRL loads a model without a plan of tensor parallelism",
@@ -23,34 +25,63 @@ REASONS = {
     "job": "TRL starts from published weights, and has no script for this job",
     "precision": "TRL computes in bf16, fp16, tf32, f32, or fp8 through accelerate",
 }
+ON_CPU = dict.fromkeys(("zero", "offload", "cp"), "accelerate neither shards nor offloads on CPUs")
+# torchrun gives each of several ranks one thread, unless it is told: here its share of the cores.
+THREADS = (
+    "cores=$(lscpu -p=Core,Socket | grep -v '^#' | sort -u | wc -l)",
+    'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$((cores / {ranks}))}}"',
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """What starts the ranks of a host: a command in front of the script, lines and files before it."""
+
+    words: tuple[str, ...]
+    stated: dict[str, str]  # setting -> where it stands
+    lines: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    given: dict[str, dict[str, Any]] = field(default_factory=dict)  # parser -> what they say
 
 
 def trl(training: Training) -> Target:
-    """trl.yaml, accelerate.yaml and the script that starts them on each host."""
+    """trl.yaml, accelerate.yaml (not on CPUs) and the script that starts them on each host."""
     args, stated = _arguments(training)
-    ranks, by_ranks = _ranks(training)
     name = SCRIPTS.get(training["job"], SCRIPTS["sft"])
-    many = ("--machine_rank", RANK, "--main_process_ip", ADDRESS) if training.hosts > 1 else ()
-    ours = ("-m", name, "--config", "trl.yaml")
-    words = ("accelerate", "launch", "--config_file", "accelerate.yaml", *many, *ours)
-    where = {k: f"trl.yaml: {v}" for k, v in stated.items()}
+    parser = name.replace("trl.scripts.", "trl ")
+    ranks = _on_cpus(training) if training.platform == "cpu" else _by_accelerate(training)
+    lines, words = (*before(training), *ranks.lines), (*ranks.words, "-m", name, "--config", "trl.yaml")
     return Target(
         name="trl",
-        files={
-            "trl.yaml": yaml(args),
-            "accelerate.yaml": yaml(ranks),
-            "run.sh": script(before(training), words),
-        },
-        stated=where | {k: f"accelerate.yaml: {v}" for k, v in by_ranks.items()},
-        given={name.replace("trl.scripts.", "trl "): args, "accelerate": ranks},
-        argv={name.replace("trl.scripts.", "trl "): ("--config", "trl.yaml")},
-        reasons=REASONS,
+        files={"trl.yaml": yaml(args), **ranks.files, "run.sh": script(lines, words)},
+        stated={k: f"trl.yaml: {v}" for k, v in stated.items()} | ranks.stated,
+        given={parser: args, **ranks.given},
+        argv={parser: ("--config", "trl.yaml")},
+        reasons=REASONS | (ON_CPU if training.platform == "cpu" else {}),
         needs=(f"{DATA}: rows of messages, or of text", "pip install trl peft accelerate", *_more(training)),
     )
 
 
+def _by_accelerate(training: Training) -> Ranks:
+    config, stated = _ranks(training)
+    many = ("--machine_rank", RANK, "--main_process_ip", ADDRESS) if training.hosts > 1 else ()
+    return Ranks(
+        words=("accelerate", "launch", "--config_file", "accelerate.yaml", *many),
+        stated={k: f"accelerate.yaml: {v}" for k, v in stated.items()},
+        files={"accelerate.yaml": yaml(config)},
+        given={"accelerate": config},
+    )
+
+
+def _on_cpus(training: Training) -> Ranks:
+    """A rank a socket."""
+    threads = tuple(line.format(ranks=training.per_host) for line in THREADS)
+    return Ranks(words=torchrun(training), stated={"dp": "run.sh: --nproc-per-node"}, lines=threads)
+
+
 def _more(training: Training) -> tuple[str, ...]:
-    needs: tuple[str, ...] = ("pip install deepspeed",) if training["zero"] in (1, 2) else ()
+    sharded = training["zero"] in (1, 2) and training.platform != "cpu"
+    needs: tuple[str, ...] = ("pip install deepspeed",) if sharded else ()
     needs += ("pip install bitsandbytes",) if training["finetuning_type"] == "qlora" else ()
     return needs + (("pip install torchao",) if training["precision"] == "fp8" else ())
 
@@ -71,6 +102,8 @@ def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         "gradient_checkpointing": training["recompute"] == "full",
         "report_to": "none",
     }
+    if training.platform == "cpu":
+        args["use_cpu"] = True
     if precision == "tf32":
         args["tf32"] = True
     if training["job"] in ("sft", "continue", "pretrain"):
@@ -108,7 +141,7 @@ def _ranks(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         "rdzv_backend": "static",
         "main_training_function": "main",
         "mixed_precision": MIXED.get(training["precision"], "no"),
-        "use_cpu": training.platform == "cpu",
+        "use_cpu": False,
     }
     if training.devices == 1:
         ranks["distributed_type"] = "NO"
@@ -147,6 +180,8 @@ def _deepspeed(training: Training) -> dict[str, Any]:
         "offload_param_device": "none",
         "gradient_accumulation_steps": training.accumulation,
         "zero3_init_flag": False,
+        # Without it the first host starts all others by pdsh, and so would each of them.
+        **({"deepspeed_multinode_launcher": "standard"} if training.hosts > 1 else {}),
     }
 
 

@@ -1,0 +1,117 @@
+"""What starts the ranks of a training: its script, run on each host beside programs that only say how."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steelyard.launch import Target, Training
+from steelyard.launch.habana import habana
+from steelyard.launch.megatron import megatron
+from steelyard.launch.titan import titan
+from steelyard.launch.trl import trl
+
+SIZES = {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128, "ffn": 14336}
+SIZES |= {"vocab": 128256, "experts": 0, "experts_per_token": 0, "tied": 0}
+SETTINGS: dict[str, Any] = {
+    "micro_batch": 2, "global_batch": 64, "dp": 16, "tp": 1, "pp": 1, "cp": 1, "ep": 1, "zero": 2,
+    "precision": "bf16", "steps": 100, "seq_len": 2048, "learning_rate": 2e-5, "finetuning_type": "full",
+    "job": "sft", "recompute": "none", "checkpoint_every_s": 60,
+}  # fmt: skip
+SAYS = '#!/bin/sh\necho "$0 $OMP_NUM_THREADS" "$@" >> "$SAID"\n'
+CORES = '#!/bin/sh\nprintf "# of lscpu\\n0,0\\n0,0\\n1,0\\n0,1\\n1,1\\n"\n'  # 4 cores, one of them twice
+
+
+def training(platform: str = "cuda", hosts: int = 2, **words: Any) -> Training:
+    return Training(
+        model="llama3-8b", family="llama", sizes=SIZES, platform=platform, device="device", hosts=hosts,
+        per_host=2 if platform == "cpu" else 8, step_s=1.0, settings=SETTINGS | words,
+    )  # fmt: skip
+
+
+def started(target: Target, folder: Path, **variables: str) -> str:
+    """What run.sh starts, in one line."""
+    folder.mkdir(exist_ok=True)
+    for name, text in target.files.items():
+        (folder / name).write_text(text)
+    tools = folder / "bin"
+    tools.mkdir(exist_ok=True)
+    for name in ("accelerate", "torchrun", "python3", "lscpu"):
+        (tools / name).write_text(CORES if name == "lscpu" else SAYS)
+        (tools / name).chmod(0o755)
+    said = folder / "said"
+    said.write_text("")
+    own = {"PATH": f"{tools}:{os.environ['PATH']}", "SAID": str(said), "MEGATRON": str(folder)}
+    done = subprocess.run(
+        ["sh", "run.sh"], cwd=folder, env=own | {"OPTIMUM_HABANA": "/habana"} | variables,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return said.read_text().strip().replace(f"{tools}/", "")
+
+
+@pytest.mark.parametrize(
+    ("maker", "platform"),
+    [
+        (trl, "cuda"),
+        (trl, "cpu"),
+        (titan, "cuda"),
+        (megatron, "cuda"),
+        (megatron, "gaudi"),
+        (habana, "gaudi"),
+    ],
+)
+def test_each_host_starts_its_own_ranks_of_one_training(tmp_path: Path, maker: Any, platform: str) -> None:
+    target = maker(training(platform))
+    said = [
+        started(target, tmp_path / "x", NODE_RANK=rank, MASTER_ADDR="10.0.0.1").split() for rank in ("0", "1")
+    ]
+    differ = [pair for pair in zip(*said, strict=True) if pair[0] != pair[1]]
+    assert differ == [("0", "1")] and "10.0.0.1" in said[0] and "--hostfile" not in said[0]
+    assert (said[0][0] == "torchrun") == (maker is not trl or platform == "cpu")
+    for missing in ("NODE_RANK", "MASTER_ADDR"):
+        with pytest.raises(AssertionError, match=missing):
+            started(target, tmp_path / "x", **{"NODE_RANK": "0", "MASTER_ADDR": "x", missing: ""})
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_accelerate_joins_the_hosts_of_deepspeed_into_one_training(tmp_path: Path, zero: int) -> None:
+    """By what its own launcher would start: a command of its own for all hosts, or torch's on each."""
+    launch = pytest.importorskip(
+        "accelerate.commands.launch", reason="accelerate is not installed: not asked"
+    )
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env
+
+    path = tmp_path / "accelerate.yaml"
+    path.write_text(trl(training(zero=zero)).files["accelerate.yaml"])
+    words = ["--config_file", str(path), "--machine_rank", "1", "--main_process_ip", "10.0.0.1", "-m", "x"]
+    args, _, _ = launch._validate_launch_command(launch.launch_command_parser().parse_args(words))
+    args.deepspeed_fields_from_accelerate_config = ""
+    command, _ = prepare_deepspeed_cmd_env(args)
+    assert args.use_deepspeed and command is None
+    assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("2", "8", 1)
+    assert args.rdzv_endpoint == "10.0.0.1:29500"
+    alone = trl(training(hosts=1, zero=zero)).given["accelerate"]["deepspeed_config"]
+    assert "deepspeed_multinode_launcher" not in alone
+
+
+def test_a_cpu_has_a_rank_a_socket_with_its_share_of_the_cores(tmp_path: Path) -> None:
+    target = trl(training("cpu", hosts=1))
+    name, threads, *words = started(target, tmp_path / "x").split()
+    assert (name, threads) == ("torchrun", "2") and words[words.index("--nproc-per-node") + 1] == "2"
+    assert started(target, tmp_path / "x", OMP_NUM_THREADS="7").split()[1] == "7"
+    assert "use_cpu: true" in target.files["trl.yaml"] and "accelerate.yaml" not in target.files
+    lost = target.lost(SETTINGS | {"zero": 3, "offload": True})
+    assert {"zero", "offload"} <= set(lost) and "CPUs" in lost["zero"][1]
+
+
+def test_one_host_of_gaudi_is_spawned_as_before() -> None:
+    one = habana(training("gaudi", hosts=1)).files["run.sh"]
+    assert "gaudi_spawn.py \\\n  --world_size 8 \\\n  --use_deepspeed" in one and "NODE_RANK" not in one
+    single = replace(training("gaudi", hosts=1), per_host=1)
+    assert "gaudi_spawn" not in habana(single).files["run.sh"]
