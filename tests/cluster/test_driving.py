@@ -595,8 +595,40 @@ def test_a_job_that_is_no_longer_in_the_file_is_cancelled(tmp_path) -> None:
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.parametrize("refused", ["policy: tide", "budget: 1h"])
+def test_a_command_that_is_refused_cancels_nothing(refused, tmp_path) -> None:
+    jobs = counting(tmp_path, ("a", 9_999), devices="1")
+    first, text = jobs.command(), jobs.file.read_text()
+    pid = jobs.worker("a")
+    first.kill()
+    first.communicate()
+    jobs.file.write_text(f"{refused}\njobs: [{{name: z, command: [touch, begun], takes: 3h}}]")
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, WrongUse if "tide" in refused else Refused) and jobs.events == []
+    assert psutil.pid_exists(pid) and not (tmp_path / "begun").exists()
+    worker = psutil.Process(pid)
+    worker.kill()
+    worker.wait(LIMIT_S)
+    (tmp_path / "a.state").write_text("9999")
+    jobs.file.write_text(text)
+    wait(jobs.begin())
+    assert jobs.ends["a"].kind == "finish" and jobs.replays()
+
+
+def test_a_first_command_that_is_refused_binds_nobody(tmp_path) -> None:
+    row = "{name: a, command: [touch, begun], devices: 1, takes: 2h, deadline: 3h}"
+    jobs = Jobs(tmp_path, f"jobs: [{row}, {row.replace('name: a', 'name: b')}]")
+    wait(jobs.begin())
+    assert isinstance(jobs.problem, Refused)
+    jobs.file.write_text("devices: 2\n" + jobs.file.read_text())
+    wait(jobs.begin())
+    assert {end.kind for end in jobs.ends.values()} == {"finish"} and (tmp_path / "begun").exists()
+
+
 def test_another_number_of_devices_is_refused(tmp_path) -> None:
-    Journal(tmp_path / "j", 2, "backfill", 1).close()
+    begun = Journal(tmp_path / "j", 2, "backfill", 1)
+    begun.tell(Submit(begun.now_s, "a", 1, 1, 1))
+    begun.close()
     with pytest.raises(WrongUse, match="begun with 2 devices, now there are 3"):
         Journal(tmp_path / "j", 3, "backfill", 2)
 

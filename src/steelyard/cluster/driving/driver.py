@@ -100,6 +100,8 @@ class Driver:
 
     def _reconcile(self) -> None:
         """What the journal says against what really runs, then the jobs that are new."""
+        fresh = [job for job in self.spec.jobs if job.name not in self.journal.known]
+        self._refuse(fresh)
         self.workers.end_strays(self.journal.begun)
         for decision in list(self.journal.begun.values()):
             self.workers.adopt(decision)
@@ -111,17 +113,20 @@ class Driver:
             self.journal.known - set(self.journal.outcome) - {job.name for job in self.spec.jobs}
         ):
             self._tell(Cancel(self.journal.now_s, name))  # no longer in the file
+        self._agree()
+        for job in fresh:
+            self._tell(_submitted(job, self.journal.now_s))
+
+    def _refuse(self, fresh: list[JobSpec]) -> None:
+        """Before anything is done: a job that was cancelled for a file that is refused would stay ended.
+        Raises WrongUse where these jobs were begun otherwise, Refused for what cannot be kept."""
         began = self.journal.fleet.policy
         limits = self.spec.shares or self.spec.serving.devices
         if "tide" in (began.name, self.spec.policy) and began.name != self.spec.policy:
             raise self._begun_otherwise(f"these jobs were begun with policy {began.name}")
         if limits and not began.shares and not began.lends:
             raise self._begun_otherwise("an older version began these jobs: without teams and limits")
-        fresh = [job for job in self.spec.jobs if job.name not in self.journal.known]
         check(fresh, self.journal.fleet, self.spec.terms, self.spec.file)
-        self._agree()
-        for job in fresh:
-            self._tell(_submitted(job, self.journal.now_s))
 
     def _begun_otherwise(self, text: str) -> WrongUse:
         return WrongUse(

@@ -243,6 +243,9 @@ class Journal:
         self.path, self.held = path, held
         lines = read_journal(path, mends=True)
         self.file = path.open("ab")
+        if not any("event" in line for line in lines):
+            lines = []  # of a command that was refused before it took a job in: it binds nobody
+            self.file.truncate(0)
         if not lines:
             meta = {"training": devices - serving, "serving": serving, "policy": policy, "nodes": list(nodes)}
             lines = [{"fleet": meta}]
