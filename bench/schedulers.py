@@ -96,7 +96,7 @@ def of(p: Any, request: Request, devices: Any) -> list[tuple[str, str]]:
     pairs += [(s, service_target(s)) for s in services if s]
     for asked, target in pairs:
         if target is not None:
-            job = job_of(Path("/srv/plan"), "serve", asked, target.files, devices, IMAGE, "research")
+            job = job_of(Path("/srv/plan"), "serve", asked, target, devices, IMAGE, "research")
             made += [pair for one in scheduled(job) for pair in one.files.items()]
     return made
 

@@ -115,3 +115,36 @@ def test_one_host_of_gaudi_is_spawned_as_before() -> None:
     assert "gaudi_spawn.py \\\n  --world_size 8 \\\n  --use_deepspeed" in one and "NODE_RANK" not in one
     single = replace(training("gaudi", hosts=1), per_host=1)
     assert "gaudi_spawn" not in habana(single).files["run.sh"]
+
+
+HALF = (
+    "checkpoint-200/model.safetensors",
+    "checkpoint-30/trainer_state.json",
+    "checkpoint-9/trainer_state.json",
+)
+
+
+@pytest.mark.parametrize(("maker", "platform"), [(trl, "cuda"), (trl, "cpu"), (habana, "gaudi")])
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(tmp_path: Path, maker: Any, platform: str) -> None:
+    """The 200th was begun alone: trainer_state.json is what is written last."""
+    target = maker(training(platform, hosts=1))
+    assert "--resume_from_checkpoint" not in started(target, tmp_path / "x y")
+    for name in HALF:
+        (tmp_path / "x y" / "checkpoints" / name).parent.mkdir(parents=True)
+        (tmp_path / "x y" / "checkpoints" / name).write_text("")
+    said = started(target, tmp_path / "x y")
+    assert said.endswith(" --resume_from_checkpoint checkpoints/checkpoint-30")
+
+
+@pytest.mark.parametrize("job", ["pretrain", "continue", "sft", "prefer", "distil"])
+@pytest.mark.parametrize("platform", ["cuda", "gaudi"])
+def test_megatron_goes_on_from_its_own_and_begins_from_the_base(
+    tmp_path: Path, platform: str, job: str
+) -> None:
+    """load_checkpoint takes the pretrained one where the other is not there, and its weights alone."""
+    target = megatron(training(platform, hosts=1, job=job))
+    said = started(target, tmp_path / "x").split()
+    assert said[said.index("--load") + 1] == said[said.index("--save") + 1] == f"{tmp_path}/x/checkpoints"
+    base = said[said.index("--pretrained-checkpoint") + 1] if "--pretrained-checkpoint" in said else None
+    assert base == (None if job == "pretrain" else f"{tmp_path}/x/checkpoint")
+    assert "--finetune" not in said  # it would begin at step 0 each time

@@ -204,6 +204,9 @@ def test_systemd_takes_the_unit_of_a_training(tmp_path: Path, folder: str, hosts
     (text,) = made["systemd"].files.values()
     assert "\nExecStart=/bin/false" not in text and "ProtectSystem=strict" in text
     assert ("EnvironmentFile" in text) == (hosts > 1)
+    caches = re.findall(r'^Environment="?(\w+)=(.+?)"?$', text, re.M)
+    assert {name for name, _ in caches} == {"HF_HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR"}
+    assert all(place.startswith(own.replace("%", "%%") + "/") for _, place in caches)
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed: apt install systemd")
     Path(own).mkdir(parents=True)
@@ -213,6 +216,42 @@ def test_systemd_takes_the_unit_of_a_training(tmp_path: Path, folder: str, hosts
     path.write_text(text.replace("User=me", "User=root"))
     done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True)
     assert "steelyard-train" not in done.stderr, done.stderr
+
+
+def test_what_a_script_must_be_told_is_asked_for() -> None:
+    """Before it starts, by each scheduler in its own way."""
+    one = job(variables={"MEGATRON": "the folder of Megatron-LM"}, hosts=2)
+    made = {m.scheduler: m for m in scheduled(one)}
+    for name in ("slurm", "skypilot", "systemd", "kuberay RayJob"):
+        assert any("MEGATRON" in need for need in made[name].needs), name
+    assert read(made["skypilot"].files["skypilot.yaml"])[0]["envs"] == {"MEGATRON": None}
+    jsonschema.validate(read(made["skypilot"].files["skypilot.yaml"])[0], schema("skypilot.json")["task"])
+    unit = made["systemd"].files["steelyard-train.service"]
+    assert "EnvironmentFile=/srv/plan/train/host.env\n" in unit and "MEGATRON=" in unit
+    assert "EnvironmentFile" in scheduled(job(variables=one.variables))[2].files["steelyard-train.service"]
+
+
+ENDS = {
+    "exec sleep 60": 124,  # past its limit
+    "trap '' TERM; while :; do sleep 1; done": 137,  # and deaf: killed
+    "exit 3": 3,
+    "kill -9 $$": -9,  # by another: a signal, and systemd starts it again
+}
+
+
+@pytest.mark.parametrize("training", ENDS)
+def test_a_training_past_its_limit_is_not_started_again(tmp_path: Path, training: str) -> None:
+    """By the exit code of the unit's own command, with shorter times."""
+    (tmp_path / "run.sh").write_text(training)
+    made = scheduled(job(folder=str(tmp_path)))
+    (unit,) = [text for m in made for name, text in m.files.items() if name.endswith(".service")]
+    start = re.search(r"^ExecStart=(.+)$", unit, re.M)[1]
+    assert " 18000 " in start and "RuntimeMaxSec" not in unit
+    words = start.replace("18000", "0.3").replace("after=90", "after=0.2").split()
+    code = subprocess.run(words, start_new_session=True, stderr=subprocess.DEVNULL).returncode
+    assert code == ENDS[training]
+    ended = re.search(r"^RestartPreventExitStatus=(.+)$", unit, re.M)[1].split()
+    assert (str(code) in ended) == (code in (124, 137))
 
 
 def test_nothing_of_a_secret_is_in_any_file() -> None:

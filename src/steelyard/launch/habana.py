@@ -8,7 +8,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .target import DATA, TRAINER, Target, Training, before, options, script, torchrun, trainer
+from .target import (
+    DATA,
+    NEWEST,
+    RESUMED,
+    TRAINER,
+    Target,
+    Training,
+    before,
+    options,
+    script,
+    told,
+    torchrun,
+    trainer,
+)
 
 REASONS = {
     "evaluated": "its scripts evaluate on a file of their own (--validation_file)",
@@ -22,6 +35,7 @@ REASONS = {
     "finetuning_type": "Optimum-Habana has LoRA on weights in 16 bits",
     "job": "run_clm.py starts from published weights, and these scripts know no preferences",
 }
+VARIABLES = {"OPTIMUM_HABANA": "the folder of optimum-habana"}
 
 
 def habana(training: Training) -> Target:
@@ -35,19 +49,19 @@ def habana(training: Training) -> Target:
         stated |= {"zero": "deepspeed", "offload": "deepspeed"}
     own = options(args)
     start = _start(training, "deepspeed" in args)
-    words = (*start, f'"$OPTIMUM_HABANA"/examples/language-modeling/{name}', *own)
-    checked_out = ': "${OPTIMUM_HABANA:?the folder of optimum-habana}"'
+    words = (*start, f'"$OPTIMUM_HABANA"/examples/language-modeling/{name}', *own, RESUMED)
+    lines = (*told(VARIABLES), *before(training), "export PT_HPU_LAZY_MODE=1", NEWEST)
     where = {k: f"run.sh: --{v}" for k, v in stated.items()}
     where |= {"dp": "run.sh: --nproc-per-node" if training.hosts > 1 else "run.sh: --world_size"}
     parser = f"optimum-habana {name}"
     return Target(
         name="optimum-habana",
-        files=files
-        | {"run.sh": script((checked_out, *before(training), "export PT_HPU_LAZY_MODE=1"), words)},
+        files=files | {"run.sh": script(lines, words)},
         stated=where,
         given={parser: args},
         argv={parser: own},
         reasons=REASONS,
+        variables=VARIABLES,
         needs=(
             "optimum-habana and its examples, checked out at $OPTIMUM_HABANA",
             f"{DATA}: rows of text" if not training.lora else f"{DATA}: rows of instruction and output",
@@ -85,6 +99,8 @@ def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         **trainer(training),
     }
     stated = {"seq_len": length} | TRAINER
+    if not training.lora:  # run_clm.py would not begin beside what a run left that had no checkpoint yet
+        args["overwrite_output_dir"] = True
     if training["precision"] in ("bf16", "f32"):
         args |= {"bf16": True} if training["precision"] == "bf16" else {}
         stated["precision"] = "bf16"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .target import DATA, Target, Training, before, options, script, torchrun
+from .target import DATA, Target, Training, before, options, script, told, torchrun
 
 # ZeRO -> what is sharded. 1 is Megatron's own distributed optimiser; 2 and 3 its FSDP.
 SHARDED = {2: "optim_grads", 3: "optim_grads_params"}
@@ -26,6 +26,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "fp8": {"bf16": True, "fp8-format": "hybrid"},
     "fp4": {"bf16": True, "fp4-format": "e2m1", "fp4-recipe": "nvfp4"},
 }
+VARIABLES = {"MEGATRON": "the folder of Megatron-LM"}
 EVALUATED_EVERY = 1000  # steps
 # What a family has beside Llama's parts; of the others the needs say that flags are missing.
 OWN_PARTS: dict[str, dict[str, Any]] = {
@@ -41,19 +42,19 @@ def megatron(training: Training) -> Target:
     model |= flags
     own = options(model)
     words = (*torchrun(training), "pretrain_gpt.py", *own)
-    checked_out = ': "${MEGATRON:?the folder of Megatron-LM}"'
     queues = 8 if "use-megatron-fsdp" in flags else 1  # its FSDP wants several, its splits one
     here = ('here="$PWD"', 'cd "$MEGATRON"', f"export CUDA_DEVICE_MAX_CONNECTIONS={queues}")
     fork = "Intel's fork of Megatron-LM for Gaudi" if training.platform == "gaudi" else "Megatron-LM"
     return Target(
         name="megatron-lm",
-        files={"run.sh": script((checked_out, *before(training), *here), _from_here(words))},
+        files={"run.sh": script((*told(VARIABLES), *before(training), *here), _from_here(words))},
         stated={k: f"run.sh: --{v}" for k, v in stated.items()},
         given={"megatron-lm": model},
         argv={"megatron-lm": own},
         reasons=REASONS,
+        variables=VARIABLES,
         needs=(
-            f"{fork}, checked out at $MEGATRON",
+            f"{fork}, checked out at $MEGATRON, its helpers built (make -C $MEGATRON/megatron/core/datasets)",
             _data(flags),
             "tokenizer: the model's own folder",
             *(("checkpoint: the weights in Megatron's form",) if training["job"] != "pretrain" else ()),
@@ -125,6 +126,7 @@ def _flags(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         "data-path": "data/train_text_document",
         "split": "99,1,0" if t["evaluated"] else "100,0,0",
         "save": "checkpoints",
+        "load": "checkpoints",  # where a run goes on; without any it begins
         "save-interval": t.save_steps,
     }
     stated = {
@@ -187,10 +189,10 @@ def _forms(training: Training, flags: dict[str, Any], stated: dict[str, str]) ->
         stated["offload"] = "optimizer-cpu-offload"
     if training["job"] == "pretrain":
         stated["job"] = "pretrain_gpt.py"
-    elif training["job"] == "continue":
-        flags |= {"load": "checkpoint", "finetune": True}
-        stated["job"] = "finetune"
+        return
+    flags["pretrained-checkpoint"] = "checkpoint"  # to begin from: its weights alone
+    if training["job"] == "continue":
+        stated["job"] = "pretrained-checkpoint"
     elif training["job"] == "sft" and training.platform != "gaudi":
-        flags |= {"load": "checkpoint", "finetune": True, "sft": True}
-        flags |= {"data-path": DATA, "tokenizer-type": "SFTTokenizer"}
+        flags |= {"sft": True, "data-path": DATA, "tokenizer-type": "SFTTokenizer"}
         stated["job"] = "sft"

@@ -78,6 +78,7 @@ class Target:
     argv: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # parser -> words of its command line
     reasons: Mapping[str, str] = field(default_factory=dict)  # setting -> why it cannot be said
     needs: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)  # that run.sh must be told -> what each is
 
     def lost(self, settings: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         """{setting: (value, why)} of what the plan asks for and no file states."""
@@ -112,6 +113,11 @@ def trainer(training: Training) -> dict[str, Any]:
     }
 
 
+# Of transformers' Trainer, whose last file of a checkpoint is trainer_state.json: the newest that is whole.
+NEWEST = "last=$(ls -d checkpoints/checkpoint-*/trainer_state.json 2>/dev/null | sort -V | tail -n 1)"
+RESUMED = '${last:+--resume_from_checkpoint "${last%/*}"}'
+
+
 def script(lines: Sequence[str], words: Sequence[str]) -> str:
     """A shell script: what must be there first, then one command that takes the shell's place."""
     return "\n".join(["#!/bin/sh", "set -eu", 'cd "$(dirname "$0")"', *lines, f"exec {wrapped(words)}", ""])
@@ -119,7 +125,7 @@ def script(lines: Sequence[str], words: Sequence[str]) -> str:
 
 def wrapped(words: Sequence[str]) -> str:
     """A command line over several lines, broken before its flags; $VARIABLES stay the shell's."""
-    quoted = [word if word.startswith('"$') else shlex.quote(word) for word in words]
+    quoted = [word if word.startswith(('"$', "${")) else shlex.quote(word) for word in words]
     lines: list[str] = []
     for word in quoted:
         if not lines or word.startswith("--"):
@@ -131,10 +137,7 @@ def wrapped(words: Sequence[str]) -> str:
 
 RANK = '"$NODE_RANK"'
 ADDRESS = '"$MASTER_ADDR"'
-OF_HOSTS = (
-    ': "${NODE_RANK:?the number of this host, from 0}"',
-    ': "${MASTER_ADDR:?the address of host 0}"',
-)
+OF_HOSTS = {"NODE_RANK": "the number of this host, from 0", "MASTER_ADDR": "the address of host 0"}
 
 
 def torchrun(training: Training) -> tuple[str, ...]:
@@ -144,9 +147,14 @@ def torchrun(training: Training) -> tuple[str, ...]:
     return ("torchrun", "--nnodes", str(training.hosts), "--nproc-per-node", str(training.per_host), *own)
 
 
+def told(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Lines that end the script where a variable is not set."""
+    return tuple(f': "${{{name}:?{what}}}"' for name, what in variables.items())
+
+
 def before(training: Training) -> tuple[str, ...]:
     """What the script checks first: on several hosts, who it is."""
-    return OF_HOSTS if training.hosts > 1 else ()
+    return told(OF_HOSTS) if training.hosts > 1 else ()
 
 
 def options(values: Mapping[str, Any], dash: str = "--") -> tuple[str, ...]:

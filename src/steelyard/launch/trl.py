@@ -9,7 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .target import ADDRESS, DATA, RANK, TRAINER, Target, Training, before, script, torchrun, trainer, yaml
+from .target import (
+    ADDRESS,
+    DATA,
+    NEWEST,
+    RANK,
+    RESUMED,
+    TRAINER,
+    Target,
+    Training,
+    before,
+    script,
+    torchrun,
+    trainer,
+    yaml,
+)
 
 SCRIPTS = {"sft": "trl.scripts.sft", "continue": "trl.scripts.sft", "prefer": "trl.scripts.dpo"}
 MIXED = {"bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
@@ -50,7 +64,8 @@ def trl(training: Training) -> Target:
     name = SCRIPTS.get(training["job"], SCRIPTS["sft"])
     parser = name.replace("trl.scripts.", "trl ")
     ranks = _on_cpus(training) if training.platform == "cpu" else _by_accelerate(training)
-    lines, words = (*before(training), *ranks.lines), (*ranks.words, "-m", name, "--config", "trl.yaml")
+    lines = (*before(training), *ranks.lines, NEWEST)
+    words = (*ranks.words, "-m", name, "--config", "trl.yaml", RESUMED)
     return Target(
         name="trl",
         files={"trl.yaml": yaml(args), **ranks.files, "run.sh": script(lines, words)},

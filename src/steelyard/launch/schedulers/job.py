@@ -34,6 +34,7 @@ class Job:
     engine_args: Mapping[str, Any] = field(default_factory=dict)  # of vLLM, as keywords
     replicas: int = 1
     image: str | None = None  # with its digest
+    variables: Mapping[str, str] = field(default_factory=dict)  # that the script must be told -> what each is
     queue: str = "steelyard"
     ray: str = "2.60.0"
 

@@ -137,6 +137,7 @@ def _needs(job: Job) -> tuple[str, ...]:
     return (
         f"KubeRay 1.7 and Kueue 0.17 or later, a LocalQueue {job.queue}",
         f"an image of Ray {job.ray} with what {job.script} starts, for user 1000",
+        *(f"{name} set in that image: {what}" for name, what in job.variables.items()),
         f"a PersistentVolumeClaim {job.name} that all pods may write (ReadWriteMany)",
     )
 

@@ -35,14 +35,17 @@ def skypilot(job: Job) -> Scheduled:
         resources["accelerators"] = f"{NAMES[job.device]}:{job.per_host}"
     if job.image:
         resources["image_id"] = f"docker:{job.image}"
-    task = {
+    task: dict[str, Any] = {
         "name": job.name,
         "workdir": ".",
         "num_nodes": job.hosts,
         "resources": resources,
         "run": RUN.format(script=job.script),
     }
-    needs = [] if job.image else ["packages on its machines: --image, or setup: in skypilot.yaml"]
+    if job.variables:
+        task["envs"] = dict.fromkeys(job.variables)  # without a value: asked for
+    needs = [f"--env {name}=...: {what}, on its machines" for name, what in job.variables.items()]
+    needs += [] if job.image else ["packages on its machines: --image, or setup: in skypilot.yaml"]
     if job.kind == "serve":
         needs.append("it listens on 127.0.0.1 there: ssh -L 8000:127.0.0.1:8000 CLUSTER")
     return Scheduled(scheduler="skypilot", files={FILE: documents(task)}, needs=tuple(needs))

@@ -37,7 +37,8 @@ def slurm(job: Job) -> Scheduled:
     lines = [f"#SBATCH --{name}" + (f"={value}" if value else "") for name, value in options.items()]
     text = "\n".join(["#!/bin/sh", *lines, BODY.format(script=job.script)])
     shared = ("this folder on all of its hosts, at the same path",) if job.hosts > 1 else ()
-    return Scheduled(scheduler="slurm", files={FILE: text}, needs=shared)
+    told = tuple(f"{name} set where sbatch is called: {what}" for name, what in job.variables.items())
+    return Scheduled(scheduler="slurm", files={FILE: text}, needs=(*shared, *told))
 
 
 def _time(seconds: int) -> str:

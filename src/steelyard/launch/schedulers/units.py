@@ -1,9 +1,11 @@
-"""A training as a unit of systemd: started again after a fault, ended for good after five. Pure.
+"""A training as a unit of systemd: started again after a fault, ended for good after five, or by its limit.
 
-A service has its units already (services.py).
+A service has its units already (services.py). Pure.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from ..systemd import escaped, quoted
 from .job import Job, Scheduled
@@ -23,10 +25,10 @@ StartLimitBurst=5
 Type=exec
 User={user}
 WorkingDirectory={folder}
-{hosts}ExecStart=/bin/sh {script}
+{env}ExecStart={limit}/bin/sh {script}
 Restart=on-failure
 RestartSec=30
-{limit}TimeoutStopSec=120
+{ended}TimeoutStopSec=120
 KillMode=mixed
 OOMScoreAdjust=500
 LimitNOFILE=65536
@@ -36,19 +38,46 @@ ProtectSystem=strict
 ReadWritePaths={writes}
 PrivateTmp=yes
 """
-OF_HOSTS = "# NODE_RANK=0 to {last}, MASTER_ADDR=the address of host 0\nEnvironmentFile={file}\n"
+TOLD = "# {file} says, a line each: {what}\nEnvironmentFile={path}\n"
+HOST = "host.env"
+CACHES = {"XDG_CACHE_HOME": "cache", "HF_HOME": "cache/huggingface", "TRITON_CACHE_DIR": "cache/triton"}
+# RuntimeMaxSec would be a failure, after which systemd starts it again. timeout exits with 124, or with 137
+# where it had to kill; what another has killed is a signal to systemd, no exit code.
+LIMIT, ENDED = "/usr/bin/timeout --foreground --kill-after=90 {limit} ", "RestartPreventExitStatus=124 137\n"
 
 
 def training_unit(job: Job) -> Scheduled | None:
     """One unit, the same on every host; None of a service."""
     if job.kind != "train":
         return None
-    several = job.hosts > 1
-    hosts = OF_HOSTS.format(last=job.hosts - 1, file=escaped(f"{job.folder}/host.env")) if several else ""
+    wanted = _wanted(job)
     text = UNIT.format(
-        file=FILE, model=escaped(job.model), device=escaped(job.device), user=job.user, hosts=hosts,
+        file=FILE, model=escaped(job.model), device=escaped(job.device), user=job.user, env=_env(job, wanted),
         folder=escaped(job.folder), script=quoted(f"{job.folder}/{job.script}", command=True),
-        writes=quoted(job.folder), limit=f"RuntimeMaxSec={job.limit_s}\n" if job.limit_s else "",
+        writes=quoted(job.folder), limit=LIMIT.format(limit=job.limit_s) if job.limit_s else "",
+        ended=ENDED if job.limit_s else "",
     )  # fmt: skip
-    needs = ("host.env beside it on each host: NODE_RANK and MASTER_ADDR",) if several else ()
-    return Scheduled(scheduler="systemd", files={FILE: text}, needs=needs)
+    needs = [f"{HOST} beside it{' on each host' * (job.hosts > 1)}: {_listed(wanted)}"] if wanted else []
+    if job.hosts > 1:
+        needs.append("this folder on one disk of all hosts: a run goes on from its checkpoints")
+    return Scheduled(scheduler="systemd", files={FILE: text}, needs=tuple(needs))
+
+
+def _wanted(job: Job) -> dict[str, str]:
+    """{variable: what it is} of what the script must be told on a host."""
+    if job.hosts == 1:
+        return dict(job.variables)
+    return {"NODE_RANK": f"0 to {job.hosts - 1}", "MASTER_ADDR": "the address of host 0", **job.variables}
+
+
+def _listed(wanted: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={what}" for name, what in wanted.items())
+
+
+def _env(job: Job, wanted: Mapping[str, str]) -> str:
+    """Caches below the folder, the only place that it may write; and what its host must say."""
+    caches = [quoted(f"{name}={job.folder}/{place}") for name, place in CACHES.items()]
+    lines = "".join(f"Environment={word}\n" for word in caches)
+    if not wanted:
+        return lines
+    return lines + TOLD.format(file=HOST, what=_listed(wanted), path=escaped(f"{job.folder}/{HOST}"))

@@ -79,9 +79,7 @@ def export_plan(
     if not targets:
         raise _no_target(p.device)
     handed = {
-        place: scheduled(
-            job_of(folder, place, jobs.get(place) or service, target.files, devices, image, queue)
-        )
+        place: scheduled(job_of(folder, place, jobs.get(place) or service, target, devices, image, queue))
         for place, target in targets.items()
     }
     targets = {place: _with(target, handed[place]) for place, target in targets.items()}
@@ -150,14 +148,15 @@ def _targets(folder: Path, jobs: Mapping[str, Training], service: Service | None
 
 
 def job_of(
-    folder: Path, place: str, of: Training | Service | None, files: Mapping[str, str], devices: Devices,
+    folder: Path, place: str, of: Training | Service | None, target: Target, devices: Devices,
     image: str | None, queue: str,
 ) -> Job:  # fmt: skip
     """What a scheduler is told of a training or a service."""
     assert of is not None
     device = devices.find(of.device.rsplit(" x ", 1)[-1].partition(" a host")[0])
     common: dict[str, Any] = {
-        "model": of.model, "device": device.id, "platform": of.platform, "hosts": of.hosts, "files": files,
+        "model": of.model, "device": device.id, "platform": of.platform, "hosts": of.hosts,
+        "files": target.files, "variables": target.variables,
         "folder": str(folder.absolute() / place), "user": getpass.getuser(), "image": image, "queue": queue,
         "device_bytes": device.memory_bytes, "cores": device.cores,
     }  # fmt: skip
