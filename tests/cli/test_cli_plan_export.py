@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,43 @@ def test_the_last_line_names_the_command_that_carries_the_plan_out(told) -> None
     assert out.splitlines()[-1] == "next: sh out/train/run.sh"
     _, (out, _) = told(*TRAIN, "--export", "out", "--lang", "zh", as_json=False)
     assert "执行方案所需的文件" in out and "能做吗？ 能" in out
+
+
+ROW = {"messages": [{"role": "user", "content": "q " * 9}, {"role": "assistant", "content": "a " * 9}]}
+STAGES = """\
+name: Support v2
+model: demo
+data: [{path: rows.jsonl}]
+train:
+- {stage: sft, finetuning_type: full}
+- {stage: sft, finetuning_type: lora}
+- {stage: sft, finetuning_type: full}
+"""
+
+
+def test_a_stage_starts_from_the_one_before_it_and_the_service_from_the_last(told, tmp_path: Path) -> None:
+    """Also where a scheduler starts them: one disk and one workdir for all, a name each."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(ROW | {"id": n}) + "\n" for n in range(120)))
+    (tmp_path / "steelyard.yaml").write_text(STAGES)
+    code, document = told("plan", "--device", "h100-sxm", "--image", IMAGE, "--export", "out")
+    out, targets = tmp_path / "out", document["export"]["targets"]
+    assert code == 0 and {targets[f"train-{n}"]["target"] for n in (1, 2, 3)} == {"megatron-lm"}
+    served = (out / "serve/serve.sh").read_text()
+    assert "vllm serve ../train-3/tuned" in served and "--served-model-name demo" in served
+    starts = {"train-2": "../train-1/checkpoints", "train-3": "../train-2/checkpoints"}
+    for place, start in (starts | {"serve": "../train-3/tuned"}).items():
+        assert any(need.startswith(f"{start}: ") for need in targets[place]["needs"]), place
+        if place in starts:
+            assert f'--pretrained-checkpoint "$here/{start}"' in (out / place / "run.sh").read_text()
+    names, disks = set(), set()
+    for place in targets:
+        sky, kind = (
+            (out / place / "skypilot.yaml").read_text(),
+            "rayservice" if place == "serve" else "rayjob",
+        )
+        assert "workdir: ..\n" in sky and f"cd ~/sky_workdir/{place}\n" in sky
+        pods = (out / place / f"{kind}.yaml").read_text()
+        disks |= set(re.findall(r"claimName: (\S+)", pods))
+        names.add(re.search(r"^kind: Ray(?:Job|Service)\nmetadata:\n  name: (\S+)$", pods, re.M)[1])
+        assert f"/work/{place}/on_ray.py" in pods or "model_source: /work/train-3/tuned" in pods
+    assert disks == {"plan-support-v2"} and names == {f"plan-support-v2-{place}" for place in targets}

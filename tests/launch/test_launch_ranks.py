@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.launch import Target, Training
+from steelyard.launch import Earlier, Service, Target, Training, schema_faults, service_target
 from steelyard.launch.habana import habana
 from steelyard.launch.megatron import megatron
 from steelyard.launch.titan import titan
@@ -148,3 +148,63 @@ def test_megatron_goes_on_from_its_own_and_begins_from_the_base(
     base = said[said.index("--pretrained-checkpoint") + 1] if "--pretrained-checkpoint" in said else None
     assert base == (None if job == "pretrain" else f"{tmp_path}/x/checkpoint")
     assert "--finetune" not in said  # it would begin at step 0 each time
+
+
+LEFT = {  # by a stage that trains all weights, or adapters -> what the next one is started with
+    trl: ("model_name_or_path: ../train-1/checkpoints\n", "model_name_or_path: ../train-1/tuned\n"),
+    habana: ("--model_name_or_path ../train-1/checkpoints", "--model_name_or_path ../train-1/tuned"),
+    megatron: ('"$here/../train-1/checkpoints"', '"$here/../train-1/checkpoints"'),  # it has no adapters
+    titan: ('"$PWD/../train-1/checkpoints/step-70"', '"$PWD/../train-1/tuned"'),
+}
+
+
+@pytest.mark.parametrize("maker", LEFT)
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_later_stage_starts_from_what_the_one_before_it_left(
+    tmp_path: Path, maker: Any, lora: bool
+) -> None:
+    platform = "gaudi" if maker is habana else "cuda"
+    first = maker(training(platform, hosts=1))
+    target = maker(replace(training(platform, hosts=1), after=Earlier(place="train-1", steps=70, lora=lora)))
+    assert schema_faults(target) == []
+    assert LEFT[maker][lora] in target.files.get("trl.yaml", target.files["run.sh"])
+    (need,) = [need for need in target.needs if need.startswith("../train-1/")]
+    assert need.partition(":")[0] in LEFT[maker][lora] and ("adapter" in need) == (
+        lora and maker is not megatron
+    )
+    assert "llama3-8b" in " ".join(first.needs) or maker is megatron  # no id at the hub: who puts it there?
+    assert not [need for need in maker(replace(training(), model="org/x")).needs if need.startswith("org/x:")]
+
+
+def test_what_titan_writes_is_where_the_next_one_looks(tmp_path: Path) -> None:
+    said = started(titan(training(hosts=1)), tmp_path / "x").split()
+    assert said[said.index("--dump_folder") + 1] == "." and "--checkpoint.initial_load_in_hf" in said
+    assert said[said.index("--checkpoint.folder") + 1] == "checkpoints"
+    later = titan(replace(training(hosts=1), after=Earlier(place="train-1", steps=70, lora=False)))
+    said = started(later, tmp_path / "x").split()
+    path = said[said.index("--checkpoint.initial_load_path") + 1]
+    assert path == f"{tmp_path}/x/../train-1/checkpoints/step-70"  # torchtitan takes an absolute one alone
+    assert "--checkpoint.initial_load_in_hf" not in said
+
+
+SETUP = {"tp": 1, "pp": 1, "ep": 1, "dp": 1, "replicas": 1, "prefill_replicas": 0, "weights": "int8"}
+SETUP |= {"kv_bits": 8, "batch": 16, "prompt_tokens": 128, "output_tokens": 64, "percentile": 50.0}
+
+
+@pytest.mark.parametrize("engine", ["ovms", "vllm", "sglang"])
+def test_a_service_of_what_was_trained_says_what_it_waits_for(engine: str) -> None:
+    service = Service(
+        model="llama3-8b", engine=engine, platform="cpu" if engine == "ovms" else "cuda", device="device",
+        hosts=1, here=1, settings=SETUP,
+    )  # fmt: skip
+    base = service_target(service)
+    assert any(need.startswith("llama3-8b: ") for need in base.needs)
+    weights, need = trl(training(finetuning_type="lora")).tuned("train")
+    assert weights == "../train/tuned" and need.startswith("../train/tuned: ../train/checkpoints")
+    target = service_target(replace(service, weights=weights, needs=(need,)))
+    assert need in target.needs and schema_faults(target) == []
+    assert not [need for need in target.needs if need.startswith("llama3-8b: ")]
+    script = target.files["serve.sh"]
+    assert ("--source_model tuned" if engine == "ovms" else weights) in script and "llama3-8b" in script
+    if engine == "ovms":
+        assert f"--model {weights} --weight-format int8 models/tuned" in " ".join(target.needs)

@@ -36,7 +36,8 @@ def job(kind: str = "train", device: str = "h100-sxm", hosts: int = 1, **words: 
     own = {"engine": "ovms" if platform == "cpu" else "vllm", "engine_args": ENGINE_ARGS, "replicas": 4}
     return Job(
         **{
-            "kind": kind, "model": "org/Qwen3 14B", "device": device, "platform": platform, "hosts": hosts,
+            "kind": kind, "plan": "org/Qwen3 14B", "place": kind, "model": "org/Qwen3 14B", "device": device,
+            "platform": platform, "hosts": hosts,
             "per_host": 8, "files": FILES, "folder": "/srv/plan/train", "user": "me", "device_bytes": 80e9,
             "cores": cores, "image": IMAGE, "expected_s": 9000.0 if kind == "train" else 0.0,
             **(own if kind == "serve" else {}), **words,

@@ -5,14 +5,14 @@ Not here: which settings a device gets (planner), who starts and asks the proces
 """
 
 from .command import LAUNCHED, SERVED_NAME, Door, Launch, Wanted, launch_of, opened, platform_of, shown
-from .export import schema_faults, service_target, source_of, training_target, writes
+from .export import schema_faults, service_target, source_of, training_target, training_targets, writes
 from .flags import check_args, flags_of, version_of
 from .gramine import NAME as ENCLAVE_MANIFEST
 from .gramine import gramine
 from .schedulers import DIGEST, Job, Scheduled, scheduled
 from .services import Service, keywords
 from .systemd import escaped, quoted
-from .target import Target, Training
+from .target import Earlier, Target, Training, tuned
 
 __all__ = [
     "DIGEST",
@@ -20,6 +20,7 @@ __all__ = [
     "LAUNCHED",
     "SERVED_NAME",
     "Door",
+    "Earlier",
     "Job",
     "Launch",
     "Scheduled",
@@ -42,6 +43,8 @@ __all__ = [
     "shown",
     "source_of",
     "training_target",
+    "training_targets",
+    "tuned",
     "version_of",
     "writes",
 ]

@@ -109,6 +109,7 @@ class Wanted:
     lora_rank: int = 0  # room for adapters up to this rank
     cores: tuple[int, ...] = ()  # on a CPU: those that it computes on
     alone: bool = False  # for a person to start: without what steelyard's protocol needs
+    named: str | None = None  # what clients call it then; None: as its folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +191,7 @@ def _planned(wanted: Wanted) -> list[tuple[str, tuple[str, ...], str]]:
         values = () if isinstance(word, dict) else (_spelled(wanted, name, value),)
         rows.append((flag, (flag, *values), origin))
     own = _own_vllm(wanted) if wanted.engine == "vllm" else _own_sglang(wanted)
-    own = [("--served-model-name", wanted.model)] if wanted.alone else own
+    own = [("--served-model-name", wanted.named or wanted.model)] if wanted.alone else own
     return [*rows, *((words[0], words, OUR_OWN) for words in own)]
 
 

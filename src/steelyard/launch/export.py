@@ -6,7 +6,7 @@ parsers.json holds facts of each stack: names, kinds, choices, and where they we
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -41,15 +41,29 @@ WRITERS: dict[str, tuple[Maker, ...]] = {
 ENGINES = ("vllm", "sglang")
 
 
+def training_targets(stages: Sequence[Training]) -> list[Target]:
+    """The plan's own stack for all its stages; where nobody writes its files, the one that states most of the
+    plan, which then lists the stack as not stated. [] where no stack that is written runs on the device."""
+    makers = TRAINERS.get(stages[0].platform, ()) if stages else ()
+    own = [maker for maker in WRITERS.get(stages[0]["stack"] or "", ()) if maker in makers] if stages else []
+    if made := [targets for maker in own if (targets := _made(maker, stages))]:
+        return [_named(target) for target in made[0]]
+    made = [targets for maker in makers if (targets := _made(maker, stages))]
+    return min(made, key=lambda targets: _losses(targets, stages), default=[])
+
+
 def training_target(training: Training) -> Target | None:
-    """The plan's own stack; where nobody writes its files, the one that states most of the plan, which then
-    lists the stack as not stated. None where no stack that is written runs on the device."""
-    makers = TRAINERS.get(training.platform, ())
-    own = [maker for maker in WRITERS.get(training["stack"] or "", ()) if maker in makers]
-    if made := [target for maker in own if (target := maker(training))]:
-        return _named(made[0])
-    made = [target for maker in makers if (target := maker(training))]
-    return min(made, key=lambda target: len(target.lost(training.settings)), default=None)
+    """Of one stage, as `training_targets`."""
+    return next(iter(training_targets([training])), None)
+
+
+def _made(maker: Maker, stages: Sequence[Training]) -> list[Target]:
+    made = [target for training in stages if (target := maker(training))]
+    return made if len(made) == len(stages) else []
+
+
+def _losses(targets: Sequence[Target], stages: Sequence[Training]) -> int:
+    return sum(len(t.lost(training.settings)) for t, training in zip(targets, stages, strict=True))
 
 
 def writes(stack: str, platform: str | None) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .target import (
     DATA,
+    MERGED,
     NEWEST,
     RESUMED,
     TRAINER,
@@ -18,6 +19,7 @@ from .target import (
     before,
     options,
     script,
+    start_needs,
     told,
     torchrun,
     trainer,
@@ -62,8 +64,10 @@ def habana(training: Training) -> Target:
         argv={parser: own},
         reasons=REASONS,
         variables=VARIABLES,
+        made_of=MERGED if training.lora else None,
         needs=(
             "optimum-habana and its examples, checked out at $OPTIMUM_HABANA",
+            *start_needs(training, "run.sh"),
             f"{DATA}: rows of text" if not training.lora else f"{DATA}: rows of instruction and output",
             *(("Intel's fork of DeepSpeed",) if files else ()),
         ),
@@ -89,7 +93,7 @@ def _start(training: Training, sharded: bool) -> tuple[str, ...]:
 def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
     length = "max_seq_length" if training.lora else "block_size"
     args: dict[str, Any] = {
-        "model_name_or_path": training.model,
+        "model_name_or_path": training.start,
         "train_file": DATA,
         "output_dir": "checkpoints",
         "do_train": True,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .target import DATA, Target, Training, before, options, script, told, torchrun
+from .target import DATA, Target, Training, before, options, script, told, torchrun, tuned
 
 # ZeRO -> what is sharded. 1 is Megatron's own distributed optimiser; 2 and 3 its FSDP.
 SHARDED = {2: "optim_grads", 3: "optim_grads_params"}
@@ -53,14 +53,21 @@ def megatron(training: Training) -> Target:
         argv={"megatron-lm": own},
         reasons=REASONS,
         variables=VARIABLES,
+        made_of="its weights converted from Megatron's form into that of Hugging Face",
         needs=(
             f"{fork}, checked out at $MEGATRON, its helpers built (make -C $MEGATRON/megatron/core/datasets)",
             _data(flags),
             "tokenizer: the model's own folder",
-            *(("checkpoint: the weights in Megatron's form",) if training["job"] != "pretrain" else ()),
+            *_begins(training),
             *(() if _kin(training) else (f"flags of what {training.family} has beside Llama's parts",)),
         ),
     )
+
+
+def _begins(training: Training) -> tuple[str, ...]:
+    if training.after:
+        return (tuned(training.after.place, None)[1],)
+    return ("checkpoint: the weights in Megatron's form",) if training["job"] != "pretrain" else ()
 
 
 def _data(flags: dict[str, Any]) -> str:
@@ -78,7 +85,7 @@ def _kin(training: Training) -> str | None:
 def _from_here(words: tuple[str, ...]) -> tuple[str, ...]:
     """Paths of the export's own folder: the script has left it."""
     own = ("data/train_text_document", DATA, "tokenizer", "checkpoint", "checkpoints")
-    return tuple(f'"$here/{word}"' if word in own else word for word in words)
+    return tuple(f'"$here/{word}"' if word in own or word.startswith("../") else word for word in words)
 
 
 def _model(training: Training) -> dict[str, Any]:
@@ -190,7 +197,8 @@ def _forms(training: Training, flags: dict[str, Any], stated: dict[str, str]) ->
     if training["job"] == "pretrain":
         stated["job"] = "pretrain_gpt.py"
         return
-    flags["pretrained-checkpoint"] = "checkpoint"  # to begin from: its weights alone
+    # To begin from, its weights alone.
+    flags["pretrained-checkpoint"] = tuned(training.after.place, None)[0] if training.after else "checkpoint"
     if training["job"] == "continue":
         stated["job"] = "pretrained-checkpoint"
     elif training["job"] == "sft" and training.platform != "gaudi":

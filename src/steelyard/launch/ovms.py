@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .services import LOAD, NAME, Service, unit_of
+from .services import LOAD, NAME, Service, needs_of, unit_of
 from .target import Target, options, script
 
 WEIGHTS = {"int8": "int8", "int4": "int4", "bf16": "fp16", "fp16": "fp16", "f32": "fp32"}
@@ -15,6 +15,7 @@ REASONS = {
     "prefill_replicas": "OpenVINO Model Server computes prompts and answers in one place",
     "ep": "OpenVINO keeps all experts of a layer on each socket",
 }
+REPOSITORY, TUNED = "models", "tuned"
 
 
 def ovms(service: Service) -> Target:
@@ -37,11 +38,23 @@ def ovms(service: Service) -> Target:
         argv={"ovms": (*own, "--rest_port", str(service.port))},
         reasons=REASONS,
         needs=(
+            *needs_of(service),
+            *_converted(service),
             "OpenVINO Model Server with Python (it converts the weights with optimum-cli)",
             "numactl",
             *(("a proxy that shares requests among the ports",) if service.here > 1 else ()),
         ),
     )
+
+
+def _converted(service: Service) -> tuple[str, ...]:
+    """It takes a model that lies in its repository as it is; what was trained is put there."""
+    if service.weights is None:
+        return ()
+    form = WEIGHTS.get(service["weights"], "fp16")
+    folder = f"{REPOSITORY}/{TUNED}"
+    command = f"optimum-cli export openvino --model {service.weights} --weight-format {form} {folder}"
+    return (f"{folder}: {command}, in serve/",)
 
 
 def _nodes(service: Service, replica: int) -> str:
@@ -53,8 +66,8 @@ def _flags(service: Service) -> tuple[dict[str, Any], dict[str, str]]:
     weights = service["weights"]
     hint = HINT.get(weights, "bf16")
     flags: dict[str, Any] = {
-        "source_model": service.model,
-        "model_repository_path": "models",
+        "source_model": TUNED if service.weights else service.model,
+        "model_repository_path": REPOSITORY,
         "model_name": service.model,
         "task": "text_generation",
         "target_device": "CPU",

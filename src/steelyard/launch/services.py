@@ -12,7 +12,7 @@ from typing import Any
 
 from .command import Launch, Wanted, launch_of
 from .systemd import escaped, quoted
-from .target import Target, script
+from .target import Target, script, weights_need
 
 NAME = "steelyard-plan"
 # Of a candidate what another word says too, or what describes the load alone.
@@ -71,13 +71,19 @@ class Service:
     settings: Mapping[str, Any]
     values: Mapping[str, tuple[Any, str]] = field(default_factory=dict)  # of an engine's command line
     args: tuple[str, ...] = ()
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
+    weights: str | None = None  # where what was trained lies; None: the model itself
     folder: str = "/srv/plan/serve"  # where serve.sh will lie
     user: str = "root"
     port: int = 8000
     sequences: int = 16
     step_tokens: int = 2048
     cache_bytes: float = 0.0
+
+    @property
+    def source(self) -> str:
+        """What the engine loads."""
+        return self.weights or self.model
 
     def __getitem__(self, name: str) -> Any:
         return self.settings[name]
@@ -95,14 +101,14 @@ def engine(service: Service) -> Target:
     return Target(
         name="vllm-gaudi" if (service.engine, service.platform) == ("vllm", "gaudi") else service.engine,
         files={
-            "serve.sh": script(exports, (*start, service.model, *own)),
+            "serve.sh": script(exports, (*start, service.source, *own)),
             f"{NAME}.service": unit_of(service, {}),
         },
         stated={k: f"serve.sh: {v}" for k, v in SAID.items() if k not in lost} | dict.fromkeys(LOAD, "load"),
         given={service.engine: _given((*launch.options, address[:2], address[2:]))},
-        argv={service.engine: (service.model, *own)},
+        argv={service.engine: (service.source, *own)},
         reasons=REASONS | lost,
-        needs=tuple(need for need in (service.needs, *_packages(service)) if need),
+        needs=(*needs_of(service), *_packages(service)),
     )
 
 
@@ -116,8 +122,8 @@ def keywords(service: Service) -> dict[str, Any]:
 def _launch(service: Service) -> Launch:
     return launch_of(
         Wanted(
-            engine=service.engine, platform=service.platform, model=service.model, values=service.values,
-            args=service.args, alone=True,
+            engine=service.engine, platform=service.platform, model=service.source, values=service.values,
+            args=service.args, alone=True, named=service.model,
         )
     )  # fmt: skip
 
@@ -150,6 +156,11 @@ def _unsaid(service: Service) -> dict[str, str]:
 
 def _given(spoken: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
     return {words[0]: list(words[1:]) if len(words) > 2 else (words[1:] or (True,))[0] for words in spoken}
+
+
+def needs_of(service: Service) -> tuple[str, ...]:
+    """What an engine needs of the weights."""
+    return (*service.needs, *(() if service.weights else weights_need(service.model, "serve.sh")))
 
 
 def _packages(service: Service) -> tuple[str, ...]:

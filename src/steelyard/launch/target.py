@@ -6,6 +6,7 @@ Not here: how one target spells it (trl.py, titan.py, megatron.py, habana.py).
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +22,24 @@ NEUTRAL: dict[str, Any] = {
 PLANNERS_OWN = ("grid", "stack_flags")  # how it searched, and the flags of its stack, which a file spells
 OTHER_STACK = "steelyard writes no files for it: these are the nearest that it writes"
 DATA = "data/train.jsonl"  # of chats or texts, beside the files
+MERGED = "its adapter merged into the base (peft's merge_and_unload)"
+AT_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """The stage before one: its folder, how many steps it takes, whether it trains adapters alone."""
+
+    place: str
+    steps: int
+    lora: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """A planned training: its model, its devices, and every setting of the plan."""
 
-    model: str
+    model: str  # that the plan begins with
     family: str  # model_type of its config.json
     sizes: Mapping[str, int]  # layers, hidden, heads, kv_heads, head_dim, ffn, vocab, experts, ...
     platform: str  # platform_of
@@ -36,6 +48,7 @@ class Training:
     per_host: int  # devices of one host that take part
     step_s: float  # of one optimiser step
     settings: Mapping[str, Any]
+    after: Earlier | None = None  # what it goes on from
 
     def __getitem__(self, name: str) -> Any:
         return self.settings.get(name, NEUTRAL.get(name))
@@ -49,6 +62,13 @@ class Training:
     def lora(self) -> bool:
         """Whether adapters are trained rather than the weights."""
         return bool(self["finetuning_type"] in ("lora", "qlora"))
+
+    @property
+    def start(self) -> str:
+        """What it starts from: a name, or a folder in the form of Hugging Face."""
+        if self.after is None:
+            return self.model
+        return f"../{self.after.place}/{'tuned' if self.after.lora else 'checkpoints'}"
 
     @property
     def accumulation(self) -> int:
@@ -79,6 +99,7 @@ class Target:
     reasons: Mapping[str, str] = field(default_factory=dict)  # setting -> why it cannot be said
     needs: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)  # that run.sh must be told -> what each is
+    made_of: str | None = None  # what must be done with its checkpoints before another reads them as a model
 
     def lost(self, settings: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         """{setting: (value, why)} of what the plan asks for and no file states."""
@@ -88,8 +109,34 @@ class Target:
             if name not in self.stated and name not in PLANNERS_OWN and value != NEUTRAL.get(name)
         }
 
+    def tuned(self, place: str) -> tuple[str, str]:
+        """Where the trained model lies for those in the folder beside, and who puts it there."""
+        return tuned(place, self.made_of)
+
     def _has_none(self, name: str) -> str:
         return OTHER_STACK if name == "stack" else f"{self.name} has no setting for it"
+
+
+def tuned(place: str, made_of: str | None) -> tuple[str, str]:
+    """The folder of what was trained in `place`, and the need that says who writes it."""
+    own = f"../{place}/checkpoints"
+    if made_of is None:
+        return own, f"{own}: what {place}/run.sh writes"
+    return f"../{place}/tuned", f"../{place}/tuned: {own} with {made_of}, and its tokenizer"
+
+
+def weights_need(model: str, file: str) -> tuple[str, ...]:
+    """What a name asks for that is no id at the hub: one of the catalogue, a folder of another machine."""
+    if AT_THE_HUB.fullmatch(model):
+        return ()
+    return (f"{model}: its folder on each host, or its id at the hub, in {file}",)
+
+
+def start_needs(training: Training, file: str) -> tuple[str, ...]:
+    """What must be there to start from; `file` names it."""
+    if training.after is None:
+        return weights_need(training.model, file)
+    return (tuned(training.after.place, MERGED if training.after.lora else None)[1],)
 
 
 # Setting -> the argument of transformers' Trainer that states it.

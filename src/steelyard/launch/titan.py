@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-from .target import DATA, Target, Training, before, options, script, torchrun
+from .target import DATA, MERGED, Target, Training, before, options, script, start_needs, torchrun
 
 # (layers, width, vocabulary) of torchtitan 0.3.0's models -> (module, name there, a configuration of it).
 MODELS = {
@@ -91,10 +91,12 @@ def titan(training: Training) -> Target | None:
         files={"plan.py": module, "run.sh": script((*before(training), "export PYTHONPATH=."), words)},
         stated=where | {k: f"plan.py: {v}" for k, v in in_module.items()},
         given={"torchtitan": flags},
-        argv={"torchtitan": ("--module", "plan", "--config", "plan", *own)},
+        argv={"torchtitan": ("--module", "plan", "--config", "plan", *(w.strip('"') for w in own))},
+        made_of=MERGED if training.lora else "torchtitan's convert_to_hf.py applied",
         reasons=REASONS,
         needs=(
             f"{training.model}'s folder of weights and tokenizer as ./model",
+            *(start_needs(training, "") if training.after else ()),
             f"{DATA}: rows of messages" if training["job"] == "sft" else "a data set of torchtitan's names",
             "pip install torchtitan" + (" torchao" if training["precision"] == "fp8" else ""),
         ),
@@ -142,6 +144,8 @@ def _flags(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
         "parallelism.data_parallel_replicate_degree": 1 if zero else dp,
         "checkpoint.enable": True,
         "checkpoint.interval": t.save_steps,
+        "checkpoint.folder": "checkpoints",
+        "dump_folder": ".",
     }
     stated = {
         "seq_len": "training.seq_len", "global_batch": "training.global_batch_size",
@@ -184,6 +188,10 @@ def _more(
     if training["offload"] and training["zero"]:
         flags["training.enable_cpu_offload"] = True
         stated["offload"] = "training.enable_cpu_offload"
-    if training["job"] != "pretrain":
+    if training.after and not training.after.lora:
+        flags["checkpoint.initial_load_path"] = f'"$PWD/{training.start}/step-{training.after.steps}"'
+    elif training["job"] != "pretrain":
         flags["checkpoint.initial_load_in_hf"] = True
+        if training.after:
+            flags["checkpoint.initial_load_path"] = f'"$PWD/{training.start}"'
     return flags, stated

@@ -12,6 +12,7 @@ from typing import Any
 from .target import (
     ADDRESS,
     DATA,
+    MERGED,
     NEWEST,
     RANK,
     RESUMED,
@@ -20,6 +21,7 @@ from .target import (
     Training,
     before,
     script,
+    start_needs,
     torchrun,
     trainer,
     yaml,
@@ -73,7 +75,13 @@ def trl(training: Training) -> Target:
         given={parser: args, **ranks.given},
         argv={parser: ("--config", "trl.yaml")},
         reasons=REASONS | (ON_CPU if training.platform == "cpu" else {}),
-        needs=(f"{DATA}: rows of messages, or of text", "pip install trl peft accelerate", *_more(training)),
+        needs=(
+            *start_needs(training, "trl.yaml"),
+            f"{DATA}: rows of messages, or of text",
+            "pip install trl peft accelerate",
+            *_more(training),
+        ),
+        made_of=MERGED if training.lora else None,
     )
 
 
@@ -106,7 +114,7 @@ def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
     precision = training["precision"]
     dtype = "float32" if precision in ("f32", "tf32") else "float16" if precision == "fp16" else "bfloat16"
     args: dict[str, Any] = {
-        "model_name_or_path": training.model,
+        "model_name_or_path": training.start,
         "dtype": dtype,
         "dataset_name": DATA.partition("/")[0],
         "output_dir": "checkpoints",

@@ -19,6 +19,9 @@ class Job:
     """A training or a service in the files of its stack."""
 
     kind: str  # "train" or "serve"
+    plan: str  # of which it is a part
+    place: str  # its folder in the plan's: "train", "train-2", "serve"
+    beside: bool = False  # whether the plan has other parts, of which one reads what another wrote
     model: str
     device: str  # its id in the catalogue
     platform: str
@@ -31,6 +34,7 @@ class Job:
     device_bytes: float = 0.0  # memory of one device
     cores: int | None = None  # of a CPU
     engine: str | None = None  # of a service
+    source: str | None = None  # what it loads; None: the model
     engine_args: Mapping[str, Any] = field(default_factory=dict)  # of vLLM, as keywords
     replicas: int = 1
     image: str | None = None  # with its digest
@@ -46,8 +50,13 @@ class Job:
     @property
     def name(self) -> str:
         """A label of DNS: letters, digits and hyphens, 40 at most."""
-        model = re.sub(r"[^a-z0-9]+", "-", self.model.rsplit("/", 1)[-1].lower()).strip("-")
-        return f"plan-{self.kind}-{model}"[:40].strip("-")
+        return f"{self.disk[: 39 - len(self.place)].rstrip('-')}-{self.place}"
+
+    @property
+    def disk(self) -> str:
+        """What all parts of the plan share, in the same letters."""
+        plan = re.sub(r"[^a-z0-9]+", "-", self.plan.rsplit("/", 1)[-1].lower()).strip("-")
+        return f"plan-{plan}"[:40].strip("-")
 
     @property
     def is_cpu(self) -> bool:

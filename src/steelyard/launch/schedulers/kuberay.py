@@ -8,6 +8,7 @@ for a service, pods of the same namespace; no right of root, no token of Kuberne
 from __future__ import annotations
 
 import json
+import posixpath
 from typing import Any
 
 from ..target import documents
@@ -33,7 +34,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 HOSTS, TAKES = {hosts}, json.loads({takes!r})
-FOLDER = os.environ.get("PLAN_FOLDER", "{work}")
+FOLDER = os.environ.get("PLAN_FOLDER", "{folder}")
 MORE = {{name: amount for name, amount in TAKES.items() if name not in ("CPU", "GPU")}}
 
 
@@ -73,7 +74,8 @@ def rayjob(job: Job) -> Scheduled | None:
         return None
     if job.image is None:
         return Scheduled(scheduler="kuberay RayJob", why=NO_IMAGE)
-    copy = f"sh -c 'cp -L {PLAN}/* {WORK}/ && exec python {WORK}/on_ray.py'"
+    folder = f"{WORK}/{job.place}"
+    copy = f"sh -c 'mkdir -p {folder} && cp -L {PLAN}/* {folder}/ && exec python {folder}/on_ray.py'"
     spec = {
         "entrypoint": copy,
         "shutdownAfterJobFinishes": True,
@@ -83,7 +85,7 @@ def rayjob(job: Job) -> Scheduled | None:
         "submitterPodTemplate": {"spec": _pod(job, "submitter", {"cpu": "500m", "memory": "512Mi"}, False)},
         "rayClusterSpec": _cluster(job),
     }
-    on_ray = ON_RAY.format(hosts=job.hosts, takes=json.dumps(_takes(job)), work=WORK)
+    on_ray = ON_RAY.format(hosts=job.hosts, takes=json.dumps(_takes(job)), folder=folder)
     files = {name: text for name, text in job.files.items() if not name.endswith(".service")}
     plan = {
         "apiVersion": "v1",
@@ -115,8 +117,8 @@ def rayservice(job: Job) -> Scheduled | None:
     if job.image is None:
         return Scheduled(scheduler=name, why=NO_IMAGE)
     args = {k: v for k, v in job.engine_args.items() if k != "data_parallel_size"}  # replicas are Ray's
-    model = {
-        "model_loading_config": {"model_id": job.model.rsplit("/", 1)[-1], "model_source": job.model},
+    model: dict[str, Any] = {
+        "model_loading_config": {"model_id": job.model.rsplit("/", 1)[-1], "model_source": _source(job)},
         "engine_kwargs": args,
         "deployment_config": {"num_replicas": job.replicas},
     }
@@ -133,12 +135,17 @@ def rayservice(job: Job) -> Scheduled | None:
     )
 
 
+def _source(job: Job) -> str:
+    """What a service loads; of what was trained its place on the disk of all parts."""
+    return posixpath.normpath(f"{WORK}/{job.place}/{job.source}") if job.source else job.model
+
+
 def _needs(job: Job) -> tuple[str, ...]:
     return (
         f"KubeRay 1.7 and Kueue 0.17 or later, a LocalQueue {job.queue}",
         f"an image of Ray {job.ray} with what {job.script} starts, for user 1000",
         *(f"{name} set in that image: {what}" for name, what in job.variables.items()),
-        f"a PersistentVolumeClaim {job.name} that all pods may write (ReadWriteMany)",
+        f"a PersistentVolumeClaim {job.disk} that all pods may write (ReadWriteMany), for {job.place}/",
     )
 
 
@@ -216,7 +223,7 @@ def _pod(job: Job, name: str, limits: dict[str, str], plan: bool) -> dict[str, A
     """A container with its limits as its requests: Kueue counts those."""
     volumes: list[dict[str, Any]] = []
     if name != "submitter":
-        volumes.append({"name": "work", "persistentVolumeClaim": {"claimName": job.name}})
+        volumes.append({"name": "work", "persistentVolumeClaim": {"claimName": job.disk}})
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
     if plan:
         volumes.append({"name": "plan", "configMap": {"name": job.name}})

@@ -17,7 +17,7 @@ NAMES = {
     "mi300x": "MI300X", "gaudi1": "Gaudi HL-205",
 }  # fmt: skip
 RUN = """\
-cd ~/sky_workdir
+cd ~/sky_workdir{place}
 export NODE_RANK="$SKYPILOT_NODE_RANK"
 export MASTER_ADDR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1)"
 exec sh ./{script}
@@ -25,7 +25,7 @@ exec sh ./{script}
 
 
 def skypilot(job: Job) -> Scheduled:
-    """`sky launch skypilot.yaml` in the folder of the files: they are its workdir."""
+    """`sky launch skypilot.yaml` in the folder of the files: they are its workdir, of several parts all."""
     if not job.is_cpu and job.device not in NAMES:
         return Scheduled(scheduler="skypilot", why=f"SkyPilot has no name for {job.device}")
     resources: dict[str, Any] = {"use_spot": False}
@@ -37,15 +37,19 @@ def skypilot(job: Job) -> Scheduled:
         resources["image_id"] = f"docker:{job.image}"
     task: dict[str, Any] = {
         "name": job.name,
-        "workdir": ".",
+        "workdir": ".." if job.beside else ".",
         "num_nodes": job.hosts,
         "resources": resources,
-        "run": RUN.format(script=job.script),
+        "run": RUN.format(script=job.script, place=f"/{job.place}" if job.beside else ""),
     }
     if job.variables:
         task["envs"] = dict.fromkeys(job.variables)  # without a value: asked for
     needs = [f"--env {name}=...: {what}, on its machines" for name, what in job.variables.items()]
     needs += [] if job.image else ["packages on its machines: --image, or setup: in skypilot.yaml"]
+    if job.beside:
+        needs.append(f"sky launch -c {job.disk} for each part: one finds there what another wrote")
+    if job.kind == "train" and job.hosts > 1:
+        needs.append("checkpoints on a disk of all its machines: file_mounts: in skypilot.yaml")
     if job.kind == "serve":
         needs.append("it listens on 127.0.0.1 there: ssh -L 8000:127.0.0.1:8000 CLUSTER")
     return Scheduled(scheduler="skypilot", files={FILE: documents(task)}, needs=tuple(needs))

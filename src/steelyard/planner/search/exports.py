@@ -11,7 +11,7 @@ from typing import Any
 
 from steelyard.errors import WrongUse
 from steelyard.hardware import Device, Devices
-from steelyard.launch import Training, platform_of
+from steelyard.launch import Earlier, Training, platform_of
 from steelyard.units import Figure
 
 from ..job.fill import learning_rate
@@ -49,11 +49,18 @@ def planned_training(
         raise WrongUse("plan.export_stage", text, hint="export the recipe without this stage, or run it here")
     if len(stages) < 2:
         return [_training(p, request, devices, stages[0] if stages else {}, {})]
-    whole = sum(stage["tokens"] for stage in stages)
-    return [
-        _training(p, request, devices, stage, _own(p, stage, stage["tokens"] / whole), after=i)
-        for i, stage in enumerate(stages)
-    ]
+    whole, made = sum(stage["tokens"] for stage in stages), []
+    for stage in stages:
+        own = _own(p, stage, stage["tokens"] / whole)
+        made.append(_training(p, request, devices, stage, own, after=_earlier(made)))
+    return made
+
+
+def _earlier(made: Sequence[Training]) -> Earlier | None:
+    """The last one that was made."""
+    if not made:
+        return None
+    return Earlier(place=f"train-{len(made)}", steps=int(made[-1]["steps"]), lora=made[-1].lora)
 
 
 def _own(p: Plan, stage: Mapping[str, Any], share: float) -> dict[str, Any]:
@@ -70,7 +77,7 @@ def _training(
     devices: Devices,
     stage: Mapping[str, Any],
     own: Mapping[str, Any],
-    after: int = 0,
+    after: Earlier | None = None,
 ) -> Training:
     device = devices.find(p.device)
     hosts = ceil(p.devices / _per_host(request, devices, device))
@@ -80,7 +87,8 @@ def _training(
     if not lora:
         rates |= {"lora_rank": 0, "lora_alpha": 0}
     return Training(
-        model=f"../train-{after}/checkpoints" if after else request.name,
+        model=request.name,
+        after=after,
         family=request.shape.family,
         sizes={name: int(getattr(request.shape, name)) for name in SIZES},
         platform=str(platform_of(device.vendor, device.kind)),

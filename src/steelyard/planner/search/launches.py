@@ -124,7 +124,7 @@ def exported_service(
         settings=setup,
         values=planned.values,
         args=args,
-        needs=planned.needs,
+        needs=(planned.needs,) if planned.needs else (),
     )
 
 

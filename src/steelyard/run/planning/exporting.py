@@ -37,7 +37,8 @@ from ...launch import (
     schema_faults,
     service_target,
     source_of,
-    training_target,
+    training_targets,
+    tuned,
 )
 from ...planner import Plan, Request, expected_rows, exported_service, planned_training
 from .export_parsers import installed
@@ -47,6 +48,7 @@ EXPECTED = "expected.csv"
 QUEUE = "steelyard"  # of Kueue, unless another is named
 PARSERS = Path(__file__).with_name("export_parsers.py")
 CHECK_S = 180.0  # until a parser, which loads its whole package, has answered
+NOT_WRITTEN = "the training done, for whose device steelyard writes no files"
 OWN_STEPS = ("clean", "prepare", "compress", "gate")  # of a recipe: steelyard's own
 
 
@@ -75,21 +77,21 @@ def export_plan(
     _check_names(image, queue)
     jobs = _jobs(planned_training(p, request, devices, stages))
     service = exported_service(p, request, devices, engine, max_model_len, args)
-    targets = _targets(folder, jobs, service)
+    parts, targets = _parts(folder, jobs, service)
     if not targets:
         raise _no_target(p.device)
+    words: dict[str, Any] = {"plan": request.recipe or request.name, "beside": len(targets) > 1}
+    words |= {"image": image, "queue": queue}
     handed = {
-        place: scheduled(job_of(folder, place, jobs.get(place) or service, target, devices, image, queue))
-        for place, target in targets.items()
+        k: scheduled(job_of(folder, k, parts[k], target, devices, **words)) for k, target in targets.items()
     }
     targets = {place: _with(target, handed[place]) for place, target in targets.items()}
-    if service and service.engine == "ovms":
-        targets["serve"] = _in_enclave(targets["serve"], service, p, devices)
-    asked = {place: training.settings for place, training in jobs.items()}
-    asked |= {"serve": service.settings} if service else {}
+    if isinstance(served := parts.get("serve"), Service) and served.engine == "ovms":
+        targets["serve"] = _in_enclave(targets["serve"], served, p, devices)
     with _draft_of(folder) as draft:
         _write(draft, targets)
-        whole = _document(p, {k: _told(t, asked[k]) | _hands(handed[k]) for k, t in targets.items()})
+        rows = {k: _told(t, parts[k].settings) | _hands(handed[k]) for k, t in targets.items()}
+        whole = _document(p, rows)
         for place, target in targets.items():
             whole["targets"][place]["checked"] = check(draft / place, target, python)
         (draft / EXPECTED).write_text(_csv(expected_rows(p, request)), encoding="utf-8")
@@ -137,26 +139,38 @@ def _jobs(stages: Sequence[Training]) -> dict[str, Training]:
     return {f"train-{i}": training for i, training in enumerate(stages, 1)}
 
 
-def _targets(folder: Path, jobs: Mapping[str, Training], service: Service | None) -> dict[str, Target]:
-    """{"train": its files, "serve": its files}, of what the plan has."""
-    made = {place: training_target(training) for place, training in jobs.items()}
-    targets = {place: target for place, target in made.items() if target}
+def _parts(
+    folder: Path, jobs: Mapping[str, Training], service: Service | None
+) -> tuple[dict[str, Training | Service], dict[str, Target]]:
+    """{place: what is planned, stages first, then "serve"}, and {place: its files}; none of a part that no
+    stack runs."""
+    parts: dict[str, Training | Service] = dict(jobs)
+    targets = dict(zip(jobs, training_targets(list(jobs.values())), strict=False))
     if service:
-        here = replace(service, folder=str(folder.absolute() / "serve"), user=getpass.getuser())
-        targets["serve"] = service_target(here)
-    return targets
+        placed = parts["serve"] = _placed(service, folder, list(jobs), targets)
+        targets["serve"] = service_target(placed)
+    return parts, targets
+
+
+def _placed(service: Service, folder: Path, trained: Sequence[str], targets: Mapping[str, Target]) -> Service:
+    """The service in its folder; of a plan that trains it serves what the last stage leaves."""
+    service = replace(service, folder=str(folder.absolute() / "serve"), user=getpass.getuser())
+    if not trained:
+        return service
+    last = trained[-1]
+    weights, need = targets[last].tuned(last) if last in targets else tuned(last, NOT_WRITTEN)
+    return replace(service, weights=weights, needs=(need, *service.needs))
 
 
 def job_of(
-    folder: Path, place: str, of: Training | Service | None, target: Target, devices: Devices,
-    image: str | None, queue: str,
+    folder: Path, place: str, of: Training | Service, target: Target, devices: Devices,
+    image: str | None, queue: str, plan: str | None = None, beside: bool = False,
 ) -> Job:  # fmt: skip
-    """What a scheduler is told of a training or a service."""
-    assert of is not None
+    """What a scheduler is told of a training or a service: a part of `plan`, alone or `beside` others."""
     device = devices.find(of.device.rsplit(" x ", 1)[-1].partition(" a host")[0])
     common: dict[str, Any] = {
-        "model": of.model, "device": device.id, "platform": of.platform, "hosts": of.hosts,
-        "files": target.files, "variables": target.variables,
+        "plan": plan or of.model, "place": place, "beside": beside, "model": of.model, "device": device.id,
+        "platform": of.platform, "hosts": of.hosts, "files": target.files, "variables": target.variables,
         "folder": str(folder.absolute() / place), "user": getpass.getuser(), "image": image, "queue": queue,
         "device_bytes": device.memory_bytes, "cores": device.cores,
     }  # fmt: skip
@@ -165,6 +179,7 @@ def job_of(
         return Job(kind="train", per_host=of.per_host, expected_s=expected_s, **common)
     each = of.here * int(of["tp"]) * int(of["pp"])
     more: dict[str, Any] = {"engine": of.engine, "engine_args": keywords(of), "replicas": int(of["replicas"])}
+    more["source"] = of.weights
     return Job(kind="serve", per_host=each, **more, **common)
 
 
