@@ -6,8 +6,11 @@ import ast
 import copy
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard import doctor
-from steelyard.doctor import between, examine, mend, snapshot, worst
+from steelyard.doctor import between, examine, mend, probe, snapshot, worst
 from steelyard.doctor.compatibility import pairs
 from steelyard.doctor.versions import compared, numbers, requirement, satisfies, within
 from steelyard.errors import WrongUse
@@ -142,6 +145,36 @@ def test_other_clashes():
     assert wrong(between({"a": epyc, "b": busy})) == ["clash.port"]
 
 
+def test_of_versions_the_newest_is_named_by_its_numbers():
+    host = HEALTHY["epyc-vm"]["snapshot"]
+    pairs = [("3.9.2", "2.9.0"), ("3.12.1", "2.60.0")]
+    rows = [laid_over(host, {"python": {"version": p}, "packages": {"ray": r, "torch": r}}) for p, r in pairs]
+    fixes = {f.name: f.fix for f in between({"a": rows[0], "b": rows[1]})}
+    assert "uv python install 3.12.1," in fixes["clash.python"]
+    assert "ray==2.60.0" in fixes["clash.ray"] and "torch==2.60.0" in fixes["clash.package"]
+
+
+V2, V1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+@pytest.mark.parametrize(("limit", "used"), [V2, V1])
+@pytest.mark.parametrize(
+    ("files", "above", "wanted"),
+    [(30, 0, []), (0, 0, ["memory.low"]), (30, 31, ["memory.low"])],
+    ids=["files that were read are free", "used", "used by others of the cgroup above"],
+)
+def test_what_a_container_may_still_use(limit, used, files, above, wanted):
+    def cgroup(folder, limit_gb, used_gb, files_gb):
+        stat = f"inactive_file {files_gb}000000000\n"
+        stat = f"inactive_file 0\ntotal_{stat}" if limit == V1[0] else stat
+        rows = {limit: f"{limit_gb}000000000\n", used: f"{used_gb}000000000\n", "memory.stat": stat}
+        return {f"/sys/fs/cgroup/{folder}/{name}": text for name, text in rows.items()}
+
+    rows = cgroup("pod/one", 32, 31, files) | (cgroup("pod", 34, above, 0) if above else {})
+    meminfo = {"/proc/meminfo": MEMINFO.format(free=90_000_000, huge=0)}
+    assert wrong(examine(laid_over(HEALTHY["epyc-vm"]["snapshot"], {"files": rows | meminfo}))) == wanted
+
+
 def test_there_are_enough_and_each_names_the_report_whose_words_it_holds():
     assert len(BROKEN) >= 40 and len(HEALTHY) >= 8
     for name, case in (BROKEN | TOGETHER).items():
@@ -209,23 +242,97 @@ def test_the_probe_stands_alone_and_tells_no_secret(tmp_path):
     assert not any(
         word in source for word in ("getaddrinfo", "gethostby", "connect(", "urllib", "import http")
     )
+    tool = tmp_path / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\ncat {tmp_path}/bin/said\n")
+    tool.chmod(0o755)
+    (tmp_path / "bin/said").write_text(
+        "HTTP Proxy: anna:hunter2@proxy:3128\nSee git+https://anna:hunt/er2@hunter2@forge/x \n"
+        '{"splunk-token": "hunter2", "a": "http://anna:\\"hunter2@b", "image": "forge/x:1@sha256:ab"}\n'
+        "--password hunter2 --api-key=hunter2 'passwd: hunter2' Authorization: Bearer hunter2\n"
+    )
+    package = tmp_path / "site/own-1.dist-info/METADATA"
+    package.parent.mkdir(parents=True)
+    package.write_text(
+        "Name: own\nVersion: 1\nRequires-Dist: torch @ https://anna:hunter2@forge/torch.whl\n"
+        "Requires-Dist: tokenizers==0.22.1\n"
+    )
     environment = {
-        "PATH": os.environ["PATH"],
+        "PATH": f"{tool.parent}:{os.environ['PATH']}",
         "http_proxy": "http://anna:hunter2@proxy.example.com:3128",
+        "https_proxy": "anna:hunter2@proxy:3128",
+        "ALL_PROXY": "http://anna:p/a hunt@hunter2@proxy",
         "HF_TOKEN": "hf_hunter2",
         "VLLM_API_KEY": "hunter2",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"env_vars": {"HF_TOKEN": "hunter2"}}}',
+        "RAY_RUNTIME_ENV_HOOK": "hunter2",
+        "RAY_OTHER": " {'HF_TOKEN': 'hunter2'}",
+        "RAY_REDIS_ADDRESS": "redis://:hunt er2@hunter2@redis:6379",
+        "OMP_PLACES": "{0:4},{4:4}",
         "CUDA_VISIBLE_DEVICES": "0",
     }
+    before = sorted(tmp_path.rglob("*"))
     ran = subprocess.run(
         [sys.executable, "-I", "-", str(tmp_path)],
-        input=PROBE.read_bytes(), capture_output=True, env=environment, cwd=tmp_path, timeout=60,
+        input=f"import sys; sys.path.append({str(tmp_path / 'site')!r})\n".encode() + own_probe(),
+        capture_output=True, env=environment, cwd=tmp_path, timeout=60,
     )  # fmt: skip
     facts = json.loads(ran.stdout)
     assert (ran.returncode, ran.stderr, facts["schema"]) == (0, b"", "steelyard.snapshot/1")
-    assert b"hunter2" not in ran.stdout and list(tmp_path.iterdir()) == []
-    assert facts["env"] == {"CUDA_VISIBLE_DEVICES": "0", "http_proxy": "http://proxy.example.com:3128"}
+    assert not re.search(rb"hunter2|hunt.?er2|anna", ran.stdout) and sorted(tmp_path.rglob("*")) == before
+    assert facts["env"] == {
+        "ALL_PROXY": "http://proxy",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "OMP_PLACES": "{0:4},{4:4}",
+        "RAY_REDIS_ADDRESS": "redis://redis:6379",
+        "http_proxy": "http://proxy.example.com:3128",
+        "https_proxy": "proxy:3128",
+    }
+    said = facts["commands"]["nvidia-smi"]["text"]
+    assert "HTTP Proxy: proxy:3128\n" in said and '"image": "forge/x:1@sha256:ab"' in said
+    assert facts["requires"]["own"] == ["torch @ https://forge/torch.whl", "tokenizers==0.22.1"]
     assert facts["disks"][0]["path"] == str(tmp_path.resolve())
     examine(facts)
+
+
+def test_of_the_settings_of_sgx_only_what_tells_of_the_service_is_taken(tmp_path, monkeypatch):
+    conf = tmp_path / "qcnl.conf"
+    conf.write_text(
+        '{"pccs_url": "https://anna:hunter2@pccs:8081/sgx/", "use_secure_cert": false,\n'
+        '"custom_request_options": {"get_cert": {"headers": {"Ocp-Apim-Subscription-Key": "hunter2"}}}}'
+    )
+    monkeypatch.setattr(probe, "QCNL", str(conf))
+    text = probe.files()[str(conf)]
+    assert text.splitlines() == ['pccs_url": "https://pccs:8081/sgx/"', 'use_secure_cert": false']
+
+
+def own_probe() -> bytes:
+    """Without the line that has to be its first."""
+    return PROBE.read_bytes().replace(b"from __future__ import annotations\n", b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process as Linux has it")
+def test_a_tool_that_cannot_be_killed_and_a_disk_that_does_not_answer_are_left_and_told(
+    tmp_path, monkeypatch
+):
+    """As one that waits in the kernel for a broken driver: the signal is sent, and nothing ends."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/pids\nexec sleep 30\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("steelyard.doctor.probe.TOOL_S", 0.5)
+    monkeypatch.setattr("steelyard.doctor.probe.KILLED_S", 0.1, raising=False)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
+    disk = probe.disk
+    release = threading.Event()
+    monkeypatch.setattr(probe, "disk", lambda *row: release.wait(5) if row[0] == "work" else disk(*row))
+    facts = snapshot(str(tmp_path))
+    for pid in (tmp_path / "pids").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)  # it lives: nobody waited for its end
+    release.set()
+    found = {finding.name: finding for finding in examine(facts) if finding.name.endswith(".hangs")}
+    assert "nvidia-smi did not end within 0.5 s, and could not be killed" in found["tool.hangs"].symptom
+    assert found["tool.hangs"].level == "bad" and str(tmp_path) in found["disk.hangs"].symptom
 
 
 def test_a_tool_that_hangs_or_is_missing_holds_nothing_up(tmp_path, monkeypatch):
@@ -235,7 +342,7 @@ def test_a_tool_that_hangs_or_is_missing_holds_nothing_up(tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("steelyard.doctor.probe.TOOL_S", 0.2)
     told = snapshot(str(tmp_path))["commands"]
-    assert told["nvidia-smi"]["rc"] == -1 and "hl-smi" not in told
+    assert told["nvidia-smi"] == {"rc": -1, "text": "did not end within 0.2 s"} and "hl-smi" not in told
 
 
 # ------------------------------------------------------------------ mending

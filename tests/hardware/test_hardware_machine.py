@@ -15,6 +15,7 @@ from steelyard.hardware import (
     cores_had,
     cpu_times,
     fair_share,
+    free_bytes,
     measure,
     model_names,
     named_models,
@@ -87,6 +88,28 @@ def test_this_machine_is_priced_as_its_share_of_a_device():
     assert machine.memory_free_bytes <= machine.memory_bytes
     assert machine.price_usd_per_h == pytest.approx(device.price_usd_per_h * machine.share)
     assert machine.fingerprint == probe().fingerprint
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")],
+)
+def test_memory_that_files_hold_is_free_and_the_tightest_cgroup_counts(names, tmp_path, monkeypatch):
+    limit, used, prefix = names
+    for folder, row in {
+        tmp_path / "pod": ("900", "500", 0),
+        tmp_path / "pod/one": ("800", "790", 700),
+    }.items():
+        folder.mkdir()
+        (folder / limit).write_text(row[0])
+        (folder / used).write_text(row[1])
+        (folder / "memory.stat").write_text(f"anon 1\n{prefix}inactive_file {row[2]}\n")
+    monkeypatch.setattr(
+        "steelyard.hardware.machine._cgroup_folders", lambda _: [tmp_path / "pod/one", tmp_path / "pod"]
+    )
+    assert free_bytes() == 400
+    (tmp_path / "pod" / limit).write_text("max")
+    assert free_bytes() == 710
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux affinity")

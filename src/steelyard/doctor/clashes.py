@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .finding import Finding, bad, warn
 from .rules import gaudi, nvidia
 from .snapshot import Host
-from .versions import release
+from .versions import numbers, release
 
 CLOCK_APART_S = 2.0  # a snapshot takes less than that to arrive
 RAY_PORT = 6379  # of its head
@@ -32,7 +32,16 @@ def _groups(hosts: Named, value: Callable[[Host], str]) -> dict[str, list[str]]:
 
 
 def _told(groups: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{value} on {', '.join(names)}" for value, names in sorted(groups.items()))
+    return "; ".join(f"{value} on {', '.join(groups[value])}" for value in sorted(groups, key=_order))
+
+
+def _order(version: str) -> tuple[tuple[int, ...], str]:
+    """By numbers: 3.12 is after 3.9."""
+    return numbers(version), version
+
+
+def _newest(versions: Iterable[str]) -> str:
+    return max(versions, key=_order)
 
 
 def python(hosts: Named) -> Iterator[Finding]:
@@ -46,7 +55,7 @@ def python(hosts: Named) -> Iterator[Finding]:
             if exact
             else "pickles and wheels go by the minor version"
         )
-        fix = f"one version on all: uv python install {max(groups)}, and name it: --python"
+        fix = f"one version on all: uv python install {_newest(groups)}, and name it: --python"
         yield bad(
             "clash.python",
             f"Python differs: {_told(groups)}",
@@ -61,7 +70,10 @@ def ray(hosts: Named) -> Iterator[Finding]:
     if len(groups) > 1:
         cause = "a node of another version is refused: Version mismatch: The cluster was started with"
         yield bad(
-            "clash.ray", f"Ray differs: {_told(groups)}", cause, f"pip install 'ray=={max(groups)}' on all"
+            "clash.ray",
+            f"Ray differs: {_told(groups)}",
+            cause,
+            f"pip install 'ray=={_newest(groups)}' on all",
         )
 
 
@@ -71,7 +83,7 @@ def packages(hosts: Named) -> Iterator[Finding]:
         if len(groups) > 1:
             cause = "processes of one job would compute, or talk, differently"
             seen = f"{package} differs: {_told(groups)}"
-            yield warn("clash.package", seen, cause, f"pip install '{package}=={max(groups)}' on all")
+            yield warn("clash.package", seen, cause, f"pip install '{package}=={_newest(groups)}' on all")
 
 
 def driver(hosts: Named) -> Iterator[Finding]:

@@ -11,12 +11,15 @@ import subprocess
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from shutil import which
+from subprocess import PIPE
 from typing import Any
 
 from ..errors import Lacking, Problem, Where, WrongUse
+from .probe import KILLED_S
 from .snapshot import SCHEMA
 
 CONNECT_S, PROBE_S, AT_ONCE = 10, 60, 32
@@ -65,16 +68,21 @@ def _ask(name: str, source: bytes, python: str, kubernetes: bool) -> Asked:
 
 def _run(name: str, command: list[str], source: bytes, python: str) -> Asked:
     try:
-        ran = subprocess.run(command, input=source, capture_output=True, timeout=PROBE_S)
-    except subprocess.TimeoutExpired:
-        return Asked(name, None, _unreachable(name, f"no answer within {PROBE_S} s"))
+        child = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     except OSError as error:
         return Asked(name, None, problem(name, NOT_FOUND, error.strerror or str(error), python))
+    try:
+        out, err = child.communicate(source, timeout=PROBE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        with suppress(subprocess.TimeoutExpired):  # one that waits in the kernel does not end by it
+            child.wait(KILLED_S)
+        return Asked(name, None, _unreachable(name, f"no answer within {PROBE_S} s"))
     received_s = time.time()
-    text, said = ran.stdout.decode("utf-8", "replace"), ran.stderr.decode("utf-8", "replace")
+    text, said = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
     facts = _read(text)
     if facts is None:
-        return Asked(name, None, problem(name, ran.returncode, said, python))
+        return Asked(name, None, problem(name, child.returncode, said, python))
     facts["clock_off_s"] = float(facts.get("time_s", received_s)) - received_s
     return Asked(name, facts)
 

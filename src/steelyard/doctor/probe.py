@@ -2,7 +2,8 @@
 
 Stands alone: this one file is piped to `python3 -` of other hosts (Python 3.7 and later, standard
 library), so it imports nothing of ours. It reads, and starts tools that only report; it changes nothing and
-installs nothing. Of the environment it takes the names below alone, and no password of a URL.
+installs nothing. Of the environment it takes the names below alone, and of all it leaves out what looks like
+a password or token. A tool, or a disk, that does not answer is left: nothing here waits for it for ever.
 
 Not here: what is wrong with the host (rules).
 """
@@ -15,24 +16,27 @@ import glob
 import json
 import os
 import platform
+import queue
 import re
 import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 SCHEMA = "steelyard.snapshot/1"
 TOOL_S = 10  # a tool that hangs on a broken driver is left after this
+KILLED_S = 1  # what a signal ends is gone by then; what waits in the kernel may never be
+AT_ONCE = 8  # tools
 FILE_BYTES = 65536
 
 FILES = (
     "/etc/docker/daemon.json",
     "/etc/hosts",
     "/etc/os-release",
-    "/etc/sgx_default_qcnl.conf",
     "/opt/rocm/.info/version",
     "/proc/driver/nvidia/version",
     "/proc/meminfo",
@@ -69,12 +73,14 @@ CGROUP_FILES = (
     "cpu.stat",
     "memory.current",
     "memory.max",
+    "memory.stat",
     "memory.events",
     "pids.max",
     "pids.current",
     "cpu.cfs_quota_us",
     "cpu.cfs_period_us",
     "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
 )
 DEVICES = (
     "/dev/accel/*",
@@ -132,7 +138,16 @@ ENVIRONMENT = (
     r"|^(LD_LIBRARY_PATH|LD_PRELOAD|TMPDIR|CONDA_PREFIX|VIRTUAL_ENV|KUBERNETES_SERVICE_HOST|CUDACXX)$"
     r"|^(https?|all|no)_proxy$"
 )
-SECRET_NAME = r"TOKEN|PASSWORD|SECRET|KEY"
+# The last two hold the environment of other processes.
+SECRET_NAME = r"TOKEN|PASSW|PASSPHRASE|SECRET|KEY|CREDENTIAL|JSON|RUNTIME_ENV"
+FIELD = r"(?:token(?!i)|passw(?:or)?d|passphrase|secret|api[_-]?key|authorization)[\w.-]*"
+VALUE = r"(\"[^\"]*\"?|'[^']*'?|(?:(?:Bearer|Basic)\s+)?[^\s,;&]+)"
+SECRET_FIELD = "(" + FIELD + r"[\"']?\s*[=:]\s*|--[\w-]*" + FIELD + r"\s+)" + VALUE
+# Of the settings of SGX's quotes; the file may hold headers of requests too.
+QCNL, QCNL_KEPT = (
+    "/etc/sgx_default_qcnl.conf",
+    r"\w*(?:url|secure_cert|service|retry)\w*\"?\s*[:=]\s*[^\s,}]+",
+)
 # What others pin, and break on: requirements of these are told, whoever asks for them.
 PINNED = r"^(torch|torchvision|torchaudio|triton|numpy|transformers|tokenizers|openvino|ray)\b(?!-)"
 
@@ -142,41 +157,40 @@ def snapshot(folder=".", kubernetes=False, given=None):
     `given`: the environment to look at, that of this process where None."""
     environment = dict(os.environ if given is None else given)
     commands = COMMANDS + (KUBERNETES if kubernetes else ())
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        ran = pool.map(run, commands)
-        facts = {
-            "schema": SCHEMA,
-            "host": socket.gethostname(),
-            "python": python_facts(),
-            "system": {
-                "os": platform.system(),
-                "machine": platform.machine(),
-                "kernel": platform.release(),
-                "glibc": platform.libc_ver()[1],
-            },
-            "user": user_facts(),
-            "processors": os.cpu_count() or 1,
-            "affinity": affinity(),
-            "files": files(),
-            "devices": devices(),
-            "pci": pci(),
-            "interfaces": interfaces(),
-            "listening": listening(),
-            "resolves": resolves(),
-            "disks": disks(folder),
-            "limits": limits(),
-            "env": chosen(environment),
-            "missing_preloads": missing_preloads(environment),
-            "packages": packages(),
-            "requires": requires(),
-            "torch": torch_facts(),
-            "amx_permission": amx_permission(),
-        }
-        told: dict = dict(pair for pair in ran if pair)
+    tools = begun(commands)
+    facts = {
+        "schema": SCHEMA,
+        "host": socket.gethostname(),
+        "python": python_facts(),
+        "system": {
+            "os": platform.system(),
+            "machine": platform.machine(),
+            "kernel": platform.release(),
+            "glibc": platform.libc_ver()[1],
+        },
+        "user": user_facts(),
+        "processors": os.cpu_count() or 1,
+        "affinity": affinity(),
+        "files": files(),
+        "devices": devices(),
+        "pci": pci(),
+        "interfaces": interfaces(),
+        "listening": listening(),
+        "resolves": resolves(),
+        "disks": disks(folder),
+        "limits": limits(),
+        "env": chosen(environment),
+        "missing_preloads": missing_preloads(environment),
+        "packages": packages(),
+        "requires": requires(),
+        "torch": torch_facts(),
+        "amx_permission": amx_permission(),
+    }
+    told: dict = tools()
     # dmesg is root's alone on many systems; the journal is open to the group adm.
     if told.get("dmesg", {"rc": 0})["rc"] != 0:
-        journal = run(JOURNAL)
-        told["dmesg"] = journal[1] if journal and journal[1]["rc"] == 0 else told["dmesg"]
+        journal = begun((JOURNAL,))().get(" ".join(JOURNAL), {"rc": 1})
+        told["dmesg"] = journal if journal["rc"] == 0 else told["dmesg"]
     facts["commands"] = told
     facts["time_s"] = time.time()  # last, so that whoever receives it can compare clocks
     return facts
@@ -185,33 +199,112 @@ def snapshot(folder=".", kubernetes=False, given=None):
 # ------------------------------------------------------------------ tools
 
 
-def run(words):
-    """(its words, {"rc", "text"}), or None where the tool is not here. rc -1: it did not end in time."""
+NOT_ENDED = "did not end within {} s"
+
+
+class Left(Exception):
+    """What became of a tool that hangs."""
+
+
+def begun(commands):
+    """Start tools, so many at once. A call of what is returned waits: {words: {"rc", "text"}} of those that
+    are here. Their threads are daemons: one that hangs while it starts a tool is left behind."""
+    waiting, ended = queue.Queue(), queue.Queue()
+    started: dict = {}
+    until = time.monotonic() + (len(commands) + AT_ONCE) / AT_ONCE * (TOOL_S + KILLED_S)
+    for words in commands:
+        waiting.put(words)
+
+    def work():
+        while True:
+            try:
+                words = waiting.get_nowait()
+            except queue.Empty:
+                return
+            ended.put(run(words, started))
+
+    def told():
+        for _ in commands:
+            try:
+                started.update(dict(filter(None, [ended.get(timeout=max(0.0, until - time.monotonic()))])))
+            except queue.Empty:
+                break
+        return dict(started)
+
+    for _ in range(AT_ONCE):
+        threading.Thread(target=work, daemon=True).start()
+    return told
+
+
+def run(words, started):
+    """(its words, {"rc", "text"}), or None where the tool is not here. rc -1: it did not end in time.
+    `started` has it from the start."""
     path = shutil.which(
         words[0], path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/opt/rocm/bin:/usr/lib/wsl/lib"
     )
     if path is None:
         return None
     name = " ".join(words)
+    started[name] = {"rc": -1, "text": NOT_ENDED.format(TOOL_S)}
     environment = dict(os.environ, LC_ALL="C", PAGER="cat")
     try:
-        ran = subprocess.run(
-            (path, *words[1:]), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=TOOL_S, env=environment,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return name, {"rc": -1, "text": f"did not end within {TOOL_S} s"}
+        with scratch() as output:
+            code = ended_with((path, *words[1:]), output, environment)
+            output.seek(0)
+            text = output.read().decode("utf-8", "replace")
+    except Left as error:
+        return name, {"rc": -1, "text": str(error)}
     except OSError as error:
         return name, {"rc": 126, "text": str(error)}
-    text = ran.stdout.decode("utf-8", "replace")
-    if name in KEPT_LINES and ran.returncode == 0:
+    if name in KEPT_LINES and code == 0:
         text = kept(text, KEPT_LINES[name])
-    return name, {"rc": ran.returncode, "text": clean(text)[-FILE_BYTES:]}
+    return name, {"rc": code, "text": clean(text)[-FILE_BYTES:]}
+
+
+def scratch():
+    """A file without a name, in memory where the system can: a disk may be full."""
+    try:
+        return os.fdopen(os.memfd_create("tool"), "w+b")  # Python 3.8, Linux
+    except (AttributeError, OSError):
+        return tempfile.TemporaryFile()
+
+
+def ended_with(command, output, environment):
+    """A tool's exit code. Raises Left where it does not end in time, killed or not: a process that waits in
+    the kernel for a driver dies only once that answers, and holds a pipe open as long."""
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+    )
+    try:
+        return child.wait(TOOL_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+    try:
+        child.wait(KILLED_S)
+    except subprocess.TimeoutExpired:
+        raise Left(NOT_ENDED.format(TOOL_S) + ", and could not be killed") from None
+    raise Left(NOT_ENDED.format(TOOL_S))
+
+
+def within(limit_s, do, *arguments):
+    """What a function gives, or None where it does not end in time."""
+    given: list = []
+    thread = threading.Thread(target=lambda: given.append(do(*arguments)), daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return given[0] if given else None
 
 
 def clean(text):
-    """A text without the user and password of a URL."""
-    return re.sub(r"://[^/@\s]*@", "://", text)
+    """A text without users and passwords of addresses, and without the values of fields that are called a
+    token, password or secret."""
+    return re.sub(SECRET_FIELD, r"\1(left out)", without_users(text), flags=re.I)
+
+
+def without_users(text):
+    """What stands before a host's name goes: the last @ of a word ends it, as lenient parsers have it."""
+    text = re.sub(r"://(?:\\.|[^\s\"<>\\])*@", "://", text)
+    return re.sub(r"(?<![^\s\"'=,;(\[])[^\s\"'=,;(\[:/@]+:(?:\\.|[^\s\"\\])*@", "", text)
 
 
 # ------------------------------------------------------------------ files
@@ -221,17 +314,22 @@ def read(path):
     """A file's text, or None."""
     try:
         with open(path, "rb") as file:
-            return clean(file.read(FILE_BYTES).decode("utf-8", "replace"))
+            return clean(file.read(16 * FILE_BYTES).decode("utf-8", "replace"))[:FILE_BYTES]
     except OSError:
         return None
 
 
 def files():
     """Each file that is here, by its path; of /proc/cpuinfo the first processor."""
-    paths = list(FILES) + [path for pattern in GLOBS for path in sorted(glob.glob(pattern))]
+    paths = [QCNL, *FILES] + [path for pattern in GLOBS for path in sorted(glob.glob(pattern))]
     found = {path: read(path) for path in paths + cgroup_paths()}
     found["/proc/cpuinfo"] = first_processor(read("/proc/cpuinfo"))
     found["/proc/self/status"] = kept(found["/proc/self/status"], r"^(Cpus|Mems)_allowed_list|^Seccomp")
+    if found[QCNL] is not None:
+        found[QCNL] = "\n".join(re.findall(QCNL_KEPT, found[QCNL], re.I)) or "(left out)"
+    for path in found:
+        if path.endswith("/memory.stat"):
+            found[path] = kept(found[path], r"^(total_)?inactive_file ")
     return {path: text for path, text in found.items() if text is not None}
 
 
@@ -349,13 +447,19 @@ def limits():
 
 
 def chosen(environment):
-    """The variables of ENVIRONMENT, without those that hold secrets."""
+    """The variables of ENVIRONMENT, without those that hold secrets, by their name or as JSON."""
     return {
-        name: clean(value)
+        name: clean(only_host(value, "proxy" in name.lower()))
         for name, value in sorted(environment.items())
         if re.search(ENVIRONMENT, name if name.isupper() and "PROXY" not in name else name.lower())
-        and not re.search(SECRET_NAME, name)
+        and not re.search(SECRET_NAME, name.upper())
+        and not re.match(r"\s*[{\[].*[\"']", value, re.S)
     }
+
+
+def only_host(value, is_proxy):
+    """All that stands before the last @ goes; most programs take a proxy without a scheme too."""
+    return re.sub(r"^(\w+://)?.*@" if is_proxy else r"(://).*@", r"\1", value, flags=re.S)
 
 
 def missing_preloads(environment):
@@ -386,7 +490,15 @@ def disks(folder):
         ("shared memory", "/dev/shm"),
     )
     mounts = [line.split() for line in (read("/proc/mounts") or "").splitlines()]
-    return [disk(use, path, mounts) for use, path in uses if os.path.isdir(path)]
+    return [row for use, path in uses for row in disk_in_time(use, path, mounts)]
+
+
+def disk_in_time(use, path, mounts):
+    """One row, or none where there is no such folder; a server that is gone may never answer."""
+    row = within(TOOL_S, lambda: disk(use, path, mounts) if os.path.isdir(path) else {})
+    if row is None:
+        return [{"use": use, "path": os.path.abspath(path), "hangs": True}]
+    return [row] if row else []
 
 
 def disk(use, path, mounts):
@@ -459,7 +571,11 @@ def requires():
     """{package: its requirements of PINNED}, extras left out."""
     found: dict = {}
     for one in distributions():
-        lines = [line for line in one.requires or () if re.search(PINNED, line) and "extra ==" not in line]
+        lines = [
+            without_users(line)
+            for line in one.requires or ()
+            if re.search(PINNED, line) and "extra ==" not in line
+        ]
         if lines:
             found.setdefault(normal(one.metadata["Name"]), lines)
     return found

@@ -54,6 +54,11 @@ class Host:
     def failed(self, *words: str) -> bool:
         return self._part("commands").get(" ".join(words), {}).get("rc", 0) != 0
 
+    def hung(self) -> dict[str, str]:
+        """Tools that did not end in time, and what became of each."""
+        commands = self._part("commands")
+        return {name: str(one.get("text", "")) for name, one in commands.items() if one.get("rc") == -1}
+
     def package(self, name: str) -> str | None:
         return self._part("packages").get(name)
 
@@ -155,9 +160,23 @@ class Host:
         return min((int(t) for t in texts if t.isdigit() and int(t) < UNLIMITED), default=UNLIMITED)
 
     @cached_property
-    def cgroup_memory_used_bytes(self) -> int:
-        texts = self.matching(r"/sys/fs/cgroup/.*memory\.current").values()
-        return min((int(t) for t in texts if t.isdigit()), default=0)
+    def cgroup_memory_free_bytes(self) -> int:
+        """What the tightest cgroup still grants, UNLIMITED without a limit. Files that were read and may be
+        dropped count as used there, and are free all the same."""
+        free = UNLIMITED
+        for path, text in self.matching(r"/sys/fs/cgroup/.*memory\.(max|limit_in_bytes)").items():
+            if text.isdigit() and int(text) < UNLIMITED:
+                folder = path.rpartition("/")[0]
+                used = self.number(f"{folder}/memory.current") or self.number(
+                    f"{folder}/memory.usage_in_bytes"
+                )
+                free = min(free, int(text) - max(0, (used or 0) - self._droppable_bytes(folder)))
+        return free
+
+    def _droppable_bytes(self, folder: str) -> int:
+        """Of the page cache of a cgroup and those below it: version 1 calls it total_inactive_file."""
+        rows = dict(re.findall(r"^(\w+) (\d+)$", self.file(f"{folder}/memory.stat"), re.M))
+        return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
 
     @cached_property
     def cpu_quota(self) -> float | None:

@@ -191,15 +191,20 @@ def _cpu_limits(folder: Path) -> Iterator[int]:
 
 def free_bytes(total: int = UNLIMITED) -> int:
     """Bytes that a new process could take: the host's available memory, within the cgroup's headroom."""
-    used = [
-        int(w[0])
-        for f in _cgroup_folders("memory")
-        for n in ("memory.current", "memory.usage_in_bytes")
-        if (w := _numbers(f / n))
+    headroom = [
+        limit - _used_bytes(folder)
+        for folder in _cgroup_folders("memory")
+        for limit in _memory_limits(folder)
     ]
-    limit = cgroup_limit("memory")
-    headroom = limit - used[0] if used and limit < UNLIMITED else total
-    return max(0, min(psutil.virtual_memory().available, headroom))
+    return max(0, min(psutil.virtual_memory().available, *headroom, total))
+
+
+def _used_bytes(folder: Path) -> int:
+    """Of a cgroup, without files that were read and that the kernel drops when memory is wanted."""
+    used = _numbers(folder / "memory.current") or _numbers(folder / "memory.usage_in_bytes") or ["0"]
+    words = _numbers(folder / "memory.stat")
+    rows = dict(zip(words[::2], words[1::2], strict=False))
+    return int(used[0]) - int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
 
 
 def last_cache_bytes() -> int:

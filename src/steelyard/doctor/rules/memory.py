@@ -19,7 +19,7 @@ def free(host: Host) -> Iterator[Finding]:
     available = host.meminfo("MemAvailable")
     if available is None:
         return
-    available = min(available, host.cgroup_memory_bytes - host.cgroup_memory_used_bytes)
+    available = max(0, min(available, host.cgroup_memory_free_bytes))
     seen = f"{show_bytes(available)} free of {show_bytes(host.memory_bytes)}"
     if available > LOW_BYTES:
         yield ok("memory", seen)

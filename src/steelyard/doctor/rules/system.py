@@ -80,6 +80,24 @@ def space(host: Host) -> Iterator[Finding]:
         yield ok("disk", f"{show_bytes(free)} free on {disk['path']} ({disk.get('type')})")
 
 
+def hangs(host: Host) -> Iterator[Finding]:
+    """Tools and disks that did not answer the probe."""
+    hung = host.hung()
+    for tool in dict.fromkeys(name.split()[0] for name in hung):
+        calls = [row for row in hung.items() if row[0].split()[0] == tool]
+        name, what = max(calls, key=lambda row: len(row[1]))  # of its calls one that could not be killed
+        held = "could not be killed" in what
+        where = "in the kernel, for a driver or a device" if held else "for a driver or a service"
+        cause = f"it waits {where} that does not answer"
+        fix = f"dmesg | tail -50; {'a reboot ends it' if held else name}"
+        yield (bad if held else warn)("tool.hangs", f"{tool} {what}", cause, fix, certainty="likely")
+    for disk in host.facts.get("disks", ()):
+        if disk.get("hangs"):
+            cause = "the server or the device behind it does not answer: what reads or writes there hangs"
+            fix = "findmnt; dmesg | tail -50; umount -f -l what is gone, or another folder"
+            yield bad("disk.hangs", f"{disk['path']} ({disk.get('use')}) does not answer", cause, fix)
+
+
 def volatile(host: Host) -> Iterator[Finding]:
     disk = host.disk("work")
     if disk.get("type") in ("tmpfs", "ramfs"):
@@ -145,4 +163,4 @@ def python(host: Host) -> Iterator[Finding]:
         yield warn("python.old", f"python3 is {version}", cause, fix)
 
 
-RULES = (files, locked, address_space, space, volatile, no_exec, no_lock, clock, python)
+RULES = (files, locked, address_space, space, hangs, volatile, no_exec, no_lock, clock, python)
