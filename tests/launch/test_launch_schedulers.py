@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from steelyard.launch import DIGEST, Job, scheduled
+from steelyard.launch import DIGEST, Job, Service, scheduled, service_target
 
 SCHEMAS = Path(__file__).parent / "schemas"
 IMAGE = "registry.example/team/ray-trl@sha256:" + "5c1f" * 16
@@ -151,7 +151,56 @@ def test_a_service_by_ray_has_the_plans_settings() -> None:
     (served,) = read(document["spec"]["serveConfigV2"])[0]["applications"]
     (model,) = served["args"]["llm_configs"]
     assert model["engine_kwargs"] == {"max_num_seqs": 16, "tensor_parallel_size": 2}
-    assert model["deployment_config"] == {"num_replicas": 4}
+    assert model["deployment_config"] == {"num_replicas": 4} and "placement_group_config" not in model
+
+
+def test_a_service_by_ray_on_gaudi_asks_for_gaudi() -> None:
+    """Ray Serve takes {"GPU": 1} for each worker of vLLM where nothing is said (its placement_bundles)."""
+    made = {m.scheduler: m for m in scheduled(job("serve", "gaudi2"))}
+    (document,) = read(made["kuberay RayService"].files["rayservice.yaml"])
+    (served,) = read(document["spec"]["serveConfigV2"])[0]["applications"]
+    (model,) = served["args"]["llm_configs"]
+    assert model["placement_group_config"] == {"bundle_per_worker": {"HPU": 1}}
+    (group,) = document["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert json.loads(json.loads(group["rayStartParams"]["resources"])) == {"HPU": 8}
+
+
+REPLICAS = Service(
+    model="org/x", engine="ovms", platform="cpu", device="xeon-8592plus", hosts=1, here=2, cache_bytes=2**35,
+    settings={"tp": 2, "pp": 1, "ep": 1, "replicas": 2, "weights": "int8", "kv_bits": 8, "batch": 4},
+)  # fmt: skip
+STAND_INS = {  # programs that only say how they are started; srun as it is on one host
+    "numactl": 'echo "$@" > said.$REPLICA\nwhile ! test -s said.0 -a -s said.1; do sleep 0.05; done',
+    "srun": 'for id in 0 1; do SLURM_LOCALID=$id SLURM_NODEID=0 "$3" "$4" "$5" & done; wait',
+    "scontrol": "echo here",
+}
+
+
+@pytest.mark.parametrize("by", ["slurm.sbatch", "skypilot.yaml"])
+def test_each_replica_of_a_host_is_started_on_its_own_sockets(tmp_path: Path, by: str) -> None:
+    """By the scheduler's own script, beside programs that only say what they were given."""
+    files = service_target(REPLICAS).files
+    made = scheduled(job("serve", "xeon-8592plus", files=files, per_host=4, starts=REPLICAS.here))
+    text = {name: text for m in made for name, text in m.files.items()}[by]
+    if by == "skypilot.yaml":
+        (task,) = read(text)
+        text = task["run"].replace("~/sky_workdir", str(tmp_path))
+        assert any("-L 8001:127.0.0.1:8001" in need for m in made for need in m.needs)
+    else:
+        assert "--ntasks-per-node=2\n" in text and "--cpus-per-task=128\n" in text
+    (tmp_path / "serve.sh").write_text(files["serve.sh"])
+    (tmp_path / "bin").mkdir()
+    for name, body in STAND_INS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    own = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    more = {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NODE_IPS": "10.0.0.1", "SLURM_JOB_NODELIST": "here"}
+    subprocess.run(["bash", "-c", text], env=own | more, cwd=tmp_path, capture_output=True, timeout=20)
+    for replica, nodes in enumerate(("0-1", "2-3")):
+        said = (tmp_path / f"said.{replica}").read_text().split()
+        assert said[said.index("--rest_port") + 1] == str(8000 + replica)
+        assert said[said.index("--cpunodebind") + 1] == said[said.index("--membind") + 1] == nodes
+    assert "one replica started before the others" in " ".join(service_target(REPLICAS).needs)
 
 
 def test_what_cannot_be_written_says_why() -> None:

@@ -16,16 +16,19 @@ REASONS = {
     "ep": "OpenVINO keeps all experts of a layer on each socket",
 }
 REPOSITORY, TUNED = "models", "tuned"
+SEVERAL = (
+    "one replica started before the others: it converts the weights, which all load",
+    "a proxy that shares requests among the ports",
+)
 
 
 def ovms(service: Service) -> Target:
-    """serve.sh starts one server; the unit one for each replica of the host."""
+    """serve.sh starts one server, the replica REPLICA of its host; a unit starts each."""
     flags, stated = _flags(service)
     own = options(flags)
     bound = ("numactl", "--cpunodebind", '"$NODES"', "--membind", '"$NODES"')
     words = (*bound, "ovms", *own, "--rest_port", '"$PORT"')
-    checks = (f': "${{PORT:={service.port}}}"', f': "${{NODES:={_nodes(service, 0)}}}"')
-    files = {"serve.sh": script(checks, words)}
+    files = {"serve.sh": script(_lines(service), words)}
     for replica in range(service.here):
         name = f"{NAME}-{replica}.service" if service.here > 1 else f"{NAME}.service"
         env = {"PORT": str(service.port + replica), "NODES": _nodes(service, replica)}
@@ -42,9 +45,17 @@ def ovms(service: Service) -> Target:
             *_converted(service),
             "OpenVINO Model Server with Python (it converts the weights with optimum-cli)",
             "numactl",
-            *(("a proxy that shares requests among the ports",) if service.here > 1 else ()),
+            *(SEVERAL if service.here > 1 else ()),
         ),
     )
+
+
+def _lines(service: Service) -> tuple[str, ...]:
+    """Port and NUMA nodes of a replica, where they are not told."""
+    first, last = f"$((REPLICA * {service['tp']}))", f"$((REPLICA * {service['tp']} + {service['tp'] - 1}))"
+    nodes = "$REPLICA" if service["tp"] == 1 else f"{first}-{last}"
+    port = f"$(({service.port} + REPLICA))"
+    return (': "${REPLICA:=0}"', f': "${{PORT:={port}}}"', f': "${{NODES:={nodes}}}"')
 
 
 def _converted(service: Service) -> tuple[str, ...]:

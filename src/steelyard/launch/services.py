@@ -160,7 +160,9 @@ def _given(spoken: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
 
 def needs_of(service: Service) -> tuple[str, ...]:
     """What an engine needs of the weights."""
-    return (*service.needs, *(() if service.weights else weights_need(service.model, "serve.sh")))
+    draft, _ = service.values.get("draft", (None, ""))
+    names = [name for name in (None if service.weights else service.model, draft) if name]
+    return (*service.needs, *(need for name in names for need in weights_need(name, "serve.sh")))
 
 
 def _packages(service: Service) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class Job:
     source: str | None = None  # what it loads; None: the model
     engine_args: Mapping[str, Any] = field(default_factory=dict)  # of vLLM, as keywords
     replicas: int = 1
+    starts: int = 1  # of the script on a host: REPLICA says which
     image: str | None = None  # with its digest
     variables: Mapping[str, str] = field(default_factory=dict)  # that the script must be told -> what each is
     queue: str = "steelyard"

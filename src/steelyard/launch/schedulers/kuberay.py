@@ -11,7 +11,7 @@ import json
 import posixpath
 from typing import Any
 
-from ..target import documents
+from ..target import documents, weights_need
 from .job import Job, Scheduled
 
 API = "ray.io/v1"
@@ -122,6 +122,8 @@ def rayservice(job: Job) -> Scheduled | None:
         "engine_kwargs": args,
         "deployment_config": {"num_replicas": job.replicas},
     }
+    if "HPU" in _takes(job):  # Ray Serve would wait for a GPU for each worker
+        model["placement_group_config"] = {"bundle_per_worker": {"HPU": 1}}
     served = {"name": "llm", "route_prefix": "/", "import_path": "ray.serve.llm:build_openai_app"}
     served["args"] = {"llm_configs": [model]}  # type: ignore[assignment]
     spec = {
@@ -129,7 +131,12 @@ def rayservice(job: Job) -> Scheduled | None:
         "excludeHeadPodFromServeSvc": True,
         "rayClusterConfig": _cluster(job, plan=False),
     }
-    needs = (*_needs(job), "it has no keys: steelyard serve --join in front of it, in the same namespace")
+    named = () if job.source else weights_need(job.model, "rayservice.yaml")
+    needs = (
+        *_needs(job),
+        *named,
+        "it has no keys: steelyard serve --join in front of it, in the same namespace",
+    )
     return Scheduled(
         scheduler=name, files={"rayservice.yaml": documents(_of("RayService", job, spec))}, needs=needs
     )

@@ -20,8 +20,13 @@ RUN = """\
 cd ~/sky_workdir{place}
 export NODE_RANK="$SKYPILOT_NODE_RANK"
 export MASTER_ADDR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1)"
-exec sh ./{script}
+{start}
 """
+# The first that ends ends all.
+SEVERAL = """\
+trap 'kill $(jobs -p)' EXIT
+for replica in $(seq 0 {last}); do REPLICA="$replica" sh ./{script} & done
+wait -n"""
 
 
 def skypilot(job: Job) -> Scheduled:
@@ -40,7 +45,7 @@ def skypilot(job: Job) -> Scheduled:
         "workdir": ".." if job.beside else ".",
         "num_nodes": job.hosts,
         "resources": resources,
-        "run": RUN.format(script=job.script, place=f"/{job.place}" if job.beside else ""),
+        "run": RUN.format(start=_start(job), place=f"/{job.place}" if job.beside else ""),
     }
     if job.variables:
         task["envs"] = dict.fromkeys(job.variables)  # without a value: asked for
@@ -51,5 +56,11 @@ def skypilot(job: Job) -> Scheduled:
     if job.kind == "train" and job.hosts > 1:
         needs.append("checkpoints on a disk of all its machines: file_mounts: in skypilot.yaml")
     if job.kind == "serve":
-        needs.append("it listens on 127.0.0.1 there: ssh -L 8000:127.0.0.1:8000 CLUSTER")
+        ports = " ".join(f"-L {port}:127.0.0.1:{port}" for port in range(8000, 8000 + job.starts))
+        needs.append(f"it listens on 127.0.0.1 there: ssh {ports} CLUSTER")
     return Scheduled(scheduler="skypilot", files={FILE: documents(task)}, needs=tuple(needs))
+
+
+def _start(job: Job) -> str:
+    several = SEVERAL.format(script=job.script, last=job.starts - 1)
+    return several if job.starts > 1 else f"exec sh ./{job.script}"

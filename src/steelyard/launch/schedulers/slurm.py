@@ -1,4 +1,4 @@
-"""A batch script of Slurm: one task a host, which starts the plan's script; sbatch(1), srun(1)."""
+"""A batch script of Slurm: a task for each start of the plan's script, mostly a host; sbatch(1), srun(1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BODY = """
 cd "$SLURM_SUBMIT_DIR"
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR
-exec srun --kill-on-bad-exit=1 sh -c 'NODE_RANK=$SLURM_NODEID exec sh ./{script}'
+exec srun --kill-on-bad-exit=1{bound} sh -c 'NODE_RANK=$SLURM_NODEID{replica} exec sh ./{script}'
 """
 
 
@@ -21,8 +21,8 @@ def slurm(job: Job) -> Scheduled:
     options = {
         "job-name": job.name,
         "nodes": str(job.hosts),
-        "ntasks-per-node": "1",
-        "cpus-per-task": str(job.host_cores),
+        "ntasks-per-node": str(job.starts),
+        "cpus-per-task": str(job.host_cores // job.starts),
         "mem": "0",  # all memory of a host
         "exclusive": None,
         "output": "slurm-%j.out",
@@ -35,7 +35,10 @@ def slurm(job: Job) -> Scheduled:
     if job.limit_s:
         options["time"] = _time(job.limit_s)
     lines = [f"#SBATCH --{name}" + (f"={value}" if value else "") for name, value in options.items()]
-    text = "\n".join(["#!/bin/sh", *lines, BODY.format(script=job.script)])
+    # Each replica binds itself to its sockets, of which a task would have some cores alone.
+    several = {"bound": " --cpu-bind=none", "replica": " REPLICA=$SLURM_LOCALID"}
+    own = several if job.starts > 1 else dict.fromkeys(several, "")
+    text = "\n".join(["#!/bin/sh", *lines, BODY.format(script=job.script, **own)])
     shared = ("this folder on all of its hosts, at the same path",) if job.hosts > 1 else ()
     told = tuple(f"{name} set where sbatch is called: {what}" for name, what in job.variables.items())
     return Scheduled(scheduler="slurm", files={FILE: text}, needs=(*shared, *told))

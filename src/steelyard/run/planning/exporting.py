@@ -179,7 +179,7 @@ def job_of(
         return Job(kind="train", per_host=of.per_host, expected_s=expected_s, **common)
     each = of.here * int(of["tp"]) * int(of["pp"])
     more: dict[str, Any] = {"engine": of.engine, "engine_args": keywords(of), "replicas": int(of["replicas"])}
-    more["source"] = of.weights
+    more |= {"source": of.weights, "starts": of.here if of.engine == "ovms" else 1}
     return Job(kind="serve", per_host=each, **more, **common)
 
 
