@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -25,6 +25,8 @@ from steelyard.artefact import Watch
 from steelyard.cluster import (
     POLICIES,
     Decision,
+    DeviceLost,
+    Exited,
     Fleet,
     Submit,
     read_jobs_file,
@@ -32,10 +34,11 @@ from steelyard.cluster import (
     run_jobs,
     status_of,
 )
+from steelyard.cluster.deciding import advance
 from steelyard.cluster.driving import driver, heard, keeper, probe, workers
 from steelyard.cluster.driving.attempt import find, last_words, started_at
 from steelyard.cluster.driving.jobs_file import LIVE
-from steelyard.cluster.driving.journal import JOURNAL, LOCK, Journal, is_driven, lease
+from steelyard.cluster.driving.journal import JOURNAL, LOCK, Journal, fields_of, is_driven, lease
 from steelyard.cluster.driving.place import Here
 from steelyard.cluster.driving.probing import Probing, judge
 from steelyard.cluster.driving.terms import Serving
@@ -310,6 +313,28 @@ def test_by_the_policy_of_the_simulation_a_job_shrinks_for_another_and_grows_aga
     jobs.file.write_text(text.replace("{least: 1, usual: 2}", "2"))
     wait(jobs.begin())
     assert isinstance(jobs.problem, WrongUse) and "policy tide" in jobs.problem.message
+
+
+def test_by_the_tide_too_few_devices_are_told_and_what_was_used_is_counted(tmp_path) -> None:
+    jobs = Jobs(
+        tmp_path,
+        "policy: tide\ndevices: 2\njobs: [{name: a, command: [a], devices: 2}, {name: b, command: [b]}]",
+    )
+    events = [Submit(0.0, "a", 2, 2, 2), Submit(1.0, "b", 1, 1, 1), DeviceLost(100.0, 1), Exited(160.0, "b")]
+    jobs.workdir.mkdir()
+    journal = Journal(jobs.workdir / JOURNAL, 2, "tide", 1)
+    said = [decision for event in events for decision in journal.tell(event)]
+    assert [one.reason for one in said if one.kind == "warn"] == ["a needs 2 devices, 1 are well"]
+    journal.close()
+    found = status_of(read_jobs_file(jobs.file), jobs.workdir)
+    assert [(row["state"], row["used_s"]) for row in found["jobs"]] == [("waits", 200.0), ("done", 60.0)]
+    assert found["spent_s"] == 260.0 and jobs.replays()
+    older, lines = Fleet(2, 0, POLICIES["tide"]), [{"fleet": {"training": 2, "serving": 0, "policy": "tide"}}]
+    for event in events:
+        made = advance(older, event)
+        lines.append({"event": fields_of(event), "epoch": 0, "decisions": [asdict(one) for one in made]})
+    (jobs.workdir / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert jobs.replays() and "warn" not in (jobs.workdir / JOURNAL).read_text()
 
 
 # ------------------------------------------------------------------ teams, budgets, deadlines

@@ -13,9 +13,21 @@ LOOKED_AT = 32  # candidates of one level that are compared before one is displa
 
 def admit(fleet: Fleet) -> None:
     """Start what can be started now."""
+    if fleet.policy.tells and fleet.down:
+        _warn(fleet)
     for level in range(LEVELS):
         if fleet.waiting[level] and not _admit_level(fleet, level):
             return
+
+
+def _warn(fleet: Fleet) -> None:
+    """Of those that wait for more devices than are well."""
+    for level in fleet.waiting:
+        for need, heap in level.items():
+            if need > fleet.usable:
+                for _, _, name in heap:
+                    if name in fleet.jobs:
+                        fleet.warn_of_room(fleet.jobs[name], need)
 
 
 def _admit_level(fleet: Fleet, level: int) -> bool:

@@ -247,6 +247,16 @@ class Fleet:
         name = "" if job is None else job.id
         self.decisions.append(Decision(kind, self.seq, self.epoch, name, devices, **more))  # type: ignore[arg-type]
 
+    def warn(self, what: str, reason: str) -> None:
+        """A word for the user, once: `what` it is about."""
+        if what not in self.teams.warned:
+            self.teams.warned[what] = None
+            self.say("warn", reason=reason)
+
+    def warn_of_room(self, job: Job, need: int) -> None:
+        """It waits until more devices are well."""
+        self.warn(f"room {job.id}", f"{job.id} needs {need} devices, {self.usable} are well")
+
     def start(self, job: Job, count: int) -> None:
         """Let a job that left the queue run on free devices."""
         job.since_s = job.stint_s = job.changed_s = self.now_s

@@ -27,6 +27,7 @@ class Policy:
     grow_every_s: float = 600.0  # a job grows at most this often
     reclaim_s: float = 60.0  # from the call to a device that serves
     notice_s: float = 15.0  # a job that is called back may save this long
+    tells: bool = False  # says which jobs wait for more devices than are well; journals from before do not
     shares: bool = False  # teams, priorities, budgets and deadlines count (sharing.py), levels do not
 
     def level(self, service_s: float) -> int:

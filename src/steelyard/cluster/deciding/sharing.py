@@ -36,7 +36,7 @@ def admit(fleet: Fleet) -> None:
             _take_out(fleet, job)
             fleet.start(job, job.gpus)
         elif job.gpus > fleet.usable:
-            _warn(fleet, f"room {job.id}", f"{job.id} needs {job.gpus} devices, {fleet.usable} are well")
+            fleet.warn_of_room(job, job.gpus)
         else:
             waits_s = fleet.now_s - job.submit_s
             held |= fleet.policy.hold_s is not None and waits_s >= fleet.policy.hold_s
@@ -89,7 +89,7 @@ def foresee(fleet: Fleet, event: Outlook) -> None:
     job.left_s, job.left_at_s = event.left_s, event.t_s
     if job.deadline_s is not None and event.t_s + event.left_s > job.deadline_s:
         late_s = event.t_s + event.left_s - job.deadline_s
-        _warn(fleet, f"deadline {job.id}", f"{job.id} would end {late_s / 60:.0f} min after its deadline")
+        fleet.warn(f"deadline {job.id}", f"{job.id} would end {late_s / 60:.0f} min after its deadline")
     own = [other for other in fleet.jobs.values() if other.team == job.team]
     _foresee_budget(fleet, f"the budget of team {job.team}", own, fleet.teams.own_left_s(job.team))
     _foresee_budget(fleet, "the budget", list(fleet.jobs.values()), fleet.teams.left_s(ALL))
@@ -99,19 +99,13 @@ def _foresee_budget(fleet: Fleet, name: str, jobs: list[Job], left_s: float) -> 
     """`jobs`: all those whom this budget pays for."""
     missing_s = sum(_needs_s(fleet, job) * job.gpus for job in jobs) - left_s
     if missing_s > NEAR_S:
-        _warn(fleet, name, f"{name} will not do: {missing_s / 3_600:.1f} device hours are missing")
+        fleet.warn(name, f"{name} will not do: {missing_s / 3_600:.1f} device hours are missing")
 
 
 def _needs_s(fleet: Fleet, job: Job) -> float:
     """What it said last, less what it has run since."""
     ran_s = fleet.now_s - max(job.left_at_s, job.stint_s) if job.size else 0.0
     return max(0.0, job.left_s - ran_s)
-
-
-def _warn(fleet: Fleet, what: str, reason: str) -> None:
-    if what not in fleet.teams.warned:
-        fleet.teams.warned[what] = None
-        fleet.say("warn", reason=reason)
 
 
 # ------------------------------------------------------------------ limits

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,8 @@ def first_fleet(lines: Iterable[dict[str, Any]]) -> Fleet:
     try:
         meta = next(iter(lines))["fleet"]
         nodes = tuple(meta.get("nodes", ()))
-        return Fleet(meta["training"], meta["serving"], POLICIES[meta["policy"]], nodes)
+        policy = replace(POLICIES[meta["policy"]], tells=bool(meta.get("tells")))
+        return Fleet(meta["training"], meta["serving"], policy, nodes)
     except (KeyError, TypeError) as error:
         raise of_another_version(f"its first line names no fleet that this one knows: {error}") from error
 
@@ -248,6 +249,7 @@ class Journal:
             self.file.truncate(0)
         if not lines:
             meta = {"training": devices - serving, "serving": serving, "policy": policy, "nodes": list(nodes)}
+            meta["tells"] = True
             lines = [{"fleet": meta}]
             self._write(lines[0])
         self.fleet = first_fleet(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..deciding import Event, advance
+from ..deciding import Event, Submit, advance
 from .jobs_file import JobsFile
 from .journal import JOURNAL, events_of, first_fleet, present_s, read_journal
 
@@ -19,9 +19,12 @@ def status_of(spec: JobsFile, folder: Path) -> dict[str, Any]:
     if not lines:
         return {"jobs": [_row(job.name, "new") for job in spec.jobs], "teams": [], "budget_s": None,
                 "spent_s": 0.0}  # fmt: skip
-    fleet, ended = first_fleet(lines), {}
+    fleet, ended, jobs = first_fleet(lines), {}, {}
     for event in events_of(lines):
-        for decision in advance(fleet, event):
+        made = advance(fleet, event)
+        if isinstance(event, Submit) and event.job in fleet.jobs:
+            jobs[event.job] = fleet.jobs[event.job]  # it keeps what it has used when it leaves
+        for decision in made:
             if decision.kind in ("finish", "stop"):
                 ended[decision.job] = decision
     advance(fleet, Event(max(present_s(folder, lines), fleet.now_s)))
@@ -31,7 +34,9 @@ def status_of(spec: JobsFile, folder: Path) -> dict[str, Any]:
         if held is None:
             end = ended.get(job.name)
             state = "new" if end is None else "done" if end.kind == "finish" else "stopped"
-            rows.append(_row(job.name, state, why=end.reason if end else ""))
+            left = jobs.get(job.name)
+            used_s, team = (left.service_s, left.team) if left else (0.0, job.team)
+            rows.append(_row(job.name, state, used_s=used_s, team=team, why=end.reason if end else ""))
             continue
         state = "runs" if held.size else "rests" if held.rests else "waits"
         in_s = None if held.deadline_s is None else held.deadline_s - fleet.now_s
@@ -41,7 +46,8 @@ def status_of(spec: JobsFile, folder: Path) -> dict[str, Any]:
         {"team": name, "share": row.share, "spent_s": row.spent_s, "budget_s": row.budget_s}
         for name, row in fleet.teams.accounts.items() if name
     ]  # fmt: skip
-    return {"jobs": rows, "teams": teams, "budget_s": fleet.teams.budget_s, "spent_s": fleet.teams.spent_s,
+    spent_s = fleet.used_s + sum(job.used_s(fleet.now_s) for job in fleet.jobs.values())
+    return {"jobs": rows, "teams": teams, "budget_s": fleet.teams.budget_s, "spent_s": spent_s,
             "lent": fleet.lent, "down": list(fleet.down)}  # fmt: skip
 
 
