@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -174,6 +175,21 @@ def test_a_later_stage_starts_from_what_the_one_before_it_left(
     )
     assert "llama3-8b" in " ".join(first.needs) or maker is megatron  # no id at the hub: who puts it there?
     assert not [need for need in maker(replace(training(), model="org/x")).needs if need.startswith("org/x:")]
+
+
+@pytest.mark.parametrize("words", [{"zero": 3}, {"zero": 0, "cp": 2}])
+def test_weights_in_shards_are_merged_before_another_reads_them(words: dict[str, Any]) -> None:
+    """With SHARDED_STATE_DICT transformers' Trainer.save_model writes nothing; adapters are saved whole."""
+    whole, adapters = training(**words), training(**words, finetuning_type="lora")
+    for one, kind in ((whole, "SHARDED"), (adapters, "FULL")):
+        assert f"fsdp_state_dict_type: {kind}_STATE_DICT\n" in trl(one).files["accelerate.yaml"]
+    _, need = trl(whole).tuned("train")
+    assert "accelerate merge-weights" in need and "merge-weights" not in trl(adapters).tuned("train")[1]
+    later = trl(replace(whole, after=Earlier(place="train-1", steps=70, lora=False)))
+    assert "model_name_or_path: ../train-1/tuned\n" in later.files["trl.yaml"]
+    assert any(need.startswith("../train-1/tuned: ") and "merge-weights" in need for need in later.needs)
+    gathered = json.loads(habana(training("gaudi", zero=3)).files["ds_config.json"])["zero_optimization"]
+    assert gathered["stage3_gather_16bit_weights_on_model_save"] is True
 
 
 def test_what_titan_writes_is_where_the_next_one_looks(tmp_path: Path) -> None:

@@ -268,6 +268,19 @@ def test_systemd_takes_the_unit_of_a_training(tmp_path: Path, folder: str, hosts
     assert "steelyard-train" not in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("plan", ["客服", "售后 v2", "a" * 90, "Support (v2)/", "--", "org/x_y.Z"])
+def test_each_part_of_a_plan_has_a_name_of_its_own(plan: str) -> None:
+    parts = [job(plan=plan, place=place) for place in ("train-1", "train-2", "train-10")]
+    parts.append(job("serve", plan=plan))
+    names = [one.name for one in parts] + [parts[0].disk, job(plan="其他 v2").disk]
+    assert len(set(names)) == 6
+    assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name) for name in names), names
+    units = [
+        name for one in parts[:3] for m in scheduled(one) for name in m.files if name.endswith(".service")
+    ]
+    assert units == [f"steelyard-train-{number}.service" for number in (1, 2, 10)]
+
+
 def test_what_a_script_must_be_told_is_asked_for() -> None:
     """Before it starts, by each scheduler in its own way."""
     one = job(variables={"MEGATRON": "the folder of Megatron-LM"}, hosts=2)

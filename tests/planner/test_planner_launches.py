@@ -103,7 +103,8 @@ def test_every_stage_of_a_recipe_is_exported_with_its_own_words():
     assert (first["job"], second["job"]) == ("continue", "sft")
     assert (first["learning_rate"], second["learning_rate"]) == (5e-5, 1e-5)
     assert (first["seq_len"], second["seq_len"]) == (4096, 2048) and second["lora_rank"] == 8
-    assert first.start == "llama3-8b" and second.start == "../train-1/checkpoints"
+    assert first.model == second.model == "llama3-8b" and first.after is None
+    assert (second.after.place, second.after.steps, second.after.lora) == ("train-1", first["steps"], False)
     for stage, tokens in ((first, 1e7), (second, 3e7)):
         step = best.settings["global_batch"] * stage["seq_len"]
         assert (stage["steps"] - 1) * step < tokens * 1.001 and stage["steps"] * step > tokens * 0.999

@@ -10,16 +10,16 @@ from typing import Any
 
 from .target import (
     DATA,
-    MERGED,
     NEWEST,
     RESUMED,
     TRAINER,
     Target,
     Training,
     before,
+    begins,
+    merged,
     options,
     script,
-    start_needs,
     told,
     torchrun,
     trainer,
@@ -42,7 +42,8 @@ VARIABLES = {"OPTIMUM_HABANA": "the folder of optimum-habana"}
 
 def habana(training: Training) -> Target:
     """ds_config.json and the script, the same on each host."""
-    args, stated = _arguments(training)
+    start, needs = begins(training, "run.sh", merged(bool(training.after and training.after.lora)))
+    args, stated = _arguments(training, start)
     name = "run_lora_clm.py" if training.lora else "run_clm.py"
     files = {}
     if training["zero"] or training["offload"]:
@@ -50,8 +51,8 @@ def habana(training: Training) -> Target:
         files["ds_config.json"] = json.dumps(_deepspeed(training), indent=2) + "\n"
         stated |= {"zero": "deepspeed", "offload": "deepspeed"}
     own = options(args)
-    start = _start(training, "deepspeed" in args)
-    words = (*start, f'"$OPTIMUM_HABANA"/examples/language-modeling/{name}', *own, RESUMED)
+    spawned = _start(training, "deepspeed" in args)
+    words = (*spawned, f'"$OPTIMUM_HABANA"/examples/language-modeling/{name}', *own, RESUMED)
     lines = (*told(VARIABLES), *before(training), "export PT_HPU_LAZY_MODE=1", NEWEST)
     where = {k: f"run.sh: --{v}" for k, v in stated.items()}
     where |= {"dp": "run.sh: --nproc-per-node" if training.hosts > 1 else "run.sh: --world_size"}
@@ -64,10 +65,10 @@ def habana(training: Training) -> Target:
         argv={parser: own},
         reasons=REASONS,
         variables=VARIABLES,
-        made_of=MERGED if training.lora else None,
+        made_of=merged(training.lora),
         needs=(
             "optimum-habana and its examples, checked out at $OPTIMUM_HABANA",
-            *start_needs(training, "run.sh"),
+            *needs,
             f"{DATA}: rows of text" if not training.lora else f"{DATA}: rows of instruction and output",
             *(("Intel's fork of DeepSpeed",) if files else ()),
         ),
@@ -90,10 +91,10 @@ def _start(training: Training, sharded: bool) -> tuple[str, ...]:
     )
 
 
-def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
+def _arguments(training: Training, start: str) -> tuple[dict[str, Any], dict[str, str]]:
     length = "max_seq_length" if training.lora else "block_size"
     args: dict[str, Any] = {
-        "model_name_or_path": training.start,
+        "model_name_or_path": start,
         "train_file": DATA,
         "output_dir": "checkpoints",
         "do_train": True,
@@ -127,6 +128,8 @@ def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
 def _deepspeed(training: Training) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": max(1, training["zero"]), "overlap_comm": False}
     zero |= {"contiguous_gradients": False, "reduce_scatter": False}
+    if training["zero"] == 3:  # else it would leave shards, no model
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
     if training["offload"]:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {

@@ -64,13 +64,6 @@ class Training:
         return bool(self["finetuning_type"] in ("lora", "qlora"))
 
     @property
-    def start(self) -> str:
-        """What it starts from: a name, or a folder in the form of Hugging Face."""
-        if self.after is None:
-            return self.model
-        return f"../{self.after.place}/{'tuned' if self.after.lora else 'checkpoints'}"
-
-    @property
     def accumulation(self) -> int:
         """Micro-batches of one optimiser step on one data-parallel rank."""
         return max(1, self["global_batch"] // (self["micro_batch"] * self["dp"]))
@@ -132,11 +125,17 @@ def weights_need(model: str, file: str) -> tuple[str, ...]:
     return (f"{model}: its folder on each host, or its id at the hub, in {file}",)
 
 
-def start_needs(training: Training, file: str) -> tuple[str, ...]:
-    """What must be there to start from; `file` names it."""
+def begins(training: Training, file: str, made_of: str | None) -> tuple[str, tuple[str, ...]]:
+    """What it starts from, which `file` names, and what must be there; `made_of`: of the stage before it."""
     if training.after is None:
-        return weights_need(training.model, file)
-    return (tuned(training.after.place, MERGED if training.after.lora else None)[1],)
+        return training.model, weights_need(training.model, file)
+    folder, need = tuned(training.after.place, made_of)
+    return folder, (need,)
+
+
+def merged(lora: bool) -> str | None:
+    """What must be done with a folder that transformers' Trainer has written."""
+    return MERGED if lora else None
 
 
 # Setting -> the argument of transformers' Trainer that states it.

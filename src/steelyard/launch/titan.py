@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-from .target import DATA, MERGED, Target, Training, before, options, script, start_needs, torchrun
+from .target import DATA, MERGED, Target, Training, before, begins, merged, options, script, torchrun
 
 # (layers, width, vocabulary) of torchtitan 0.3.0's models -> (module, name there, a configuration of it).
 MODELS = {
@@ -96,11 +96,15 @@ def titan(training: Training) -> Target | None:
         reasons=REASONS,
         needs=(
             f"{training.model}'s folder of weights and tokenizer as ./model",
-            *(start_needs(training, "") if training.after else ()),
+            *(_begins(training)[1] if training.after else ()),
             f"{DATA}: rows of messages" if training["job"] == "sft" else "a data set of torchtitan's names",
             "pip install torchtitan" + (" torchao" if training["precision"] == "fp8" else ""),
         ),
     )
+
+
+def _begins(training: Training) -> tuple[str, tuple[str, ...]]:
+    return begins(training, "run.sh", merged(bool(training.after and training.after.lora)))
 
 
 def _module(training: Training, model: tuple[str, str, str]) -> tuple[str, dict[str, str]]:
@@ -188,10 +192,11 @@ def _more(
     if training["offload"] and training["zero"]:
         flags["training.enable_cpu_offload"] = True
         stated["offload"] = "training.enable_cpu_offload"
+    start, _ = _begins(training)
     if training.after and not training.after.lora:
-        flags["checkpoint.initial_load_path"] = f'"$PWD/{training.start}/step-{training.after.steps}"'
+        flags["checkpoint.initial_load_path"] = f'"$PWD/{start}/step-{training.after.steps}"'
     elif training["job"] != "pretrain":
         flags["checkpoint.initial_load_in_hf"] = True
         if training.after:
-            flags["checkpoint.initial_load_path"] = f'"$PWD/{training.start}"'
+            flags["checkpoint.initial_load_path"] = f'"$PWD/{start}"'
     return flags, stated

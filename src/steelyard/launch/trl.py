@@ -12,7 +12,6 @@ from typing import Any
 from .target import (
     ADDRESS,
     DATA,
-    MERGED,
     NEWEST,
     RANK,
     RESUMED,
@@ -20,8 +19,9 @@ from .target import (
     Target,
     Training,
     before,
+    begins,
+    merged,
     script,
-    start_needs,
     torchrun,
     trainer,
     yaml,
@@ -41,6 +41,7 @@ REASONS = {
     "job": "TRL starts from published weights, and has no script for this job",
     "precision": "TRL computes in bf16, fp16, tf32, f32, or fp8 through accelerate",
 }
+SHARDS = "the shards of its last checkpoint merged (accelerate merge-weights), the base's config.json"
 ON_CPU = dict.fromkeys(("zero", "offload", "cp"), "accelerate neither shards nor offloads on CPUs")
 # torchrun gives each of several ranks one thread, unless it is told: here its share of the cores.
 THREADS = (
@@ -62,7 +63,10 @@ class Ranks:
 
 def trl(training: Training) -> Target:
     """trl.yaml, accelerate.yaml (not on CPUs) and the script that starts them on each host."""
-    args, stated = _arguments(training)
+    start, needs = begins(
+        training, "trl.yaml", _made_of(training, bool(training.after and training.after.lora))
+    )
+    args, stated = _arguments(training, start)
     name = SCRIPTS.get(training["job"], SCRIPTS["sft"])
     parser = name.replace("trl.scripts.", "trl ")
     ranks = _on_cpus(training) if training.platform == "cpu" else _by_accelerate(training)
@@ -76,12 +80,12 @@ def trl(training: Training) -> Target:
         argv={parser: ("--config", "trl.yaml")},
         reasons=REASONS | (ON_CPU if training.platform == "cpu" else {}),
         needs=(
-            *start_needs(training, "trl.yaml"),
+            *needs,
             f"{DATA}: rows of messages, or of text",
             "pip install trl peft accelerate",
             *_more(training),
         ),
-        made_of=MERGED if training.lora else None,
+        made_of=_made_of(training, training.lora),
     )
 
 
@@ -109,12 +113,21 @@ def _more(training: Training) -> tuple[str, ...]:
     return needs + (("pip install torchao",) if training["precision"] == "fp8" else ())
 
 
-def _arguments(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
+def _made_of(training: Training, lora: bool) -> str | None:
+    """Of all weights in shards the Trainer of transformers 5.24 saves no folder, only its checkpoints."""
+    return SHARDS if _in_shards(training) and not lora else merged(lora)
+
+
+def _in_shards(training: Training) -> bool:
+    return training.platform != "cpu" and bool(training["zero"] == 3 or training["cp"] > 1)
+
+
+def _arguments(training: Training, start: str) -> tuple[dict[str, Any], dict[str, str]]:
     """TRL's own arguments, and {setting: the argument that states it}."""
     precision = training["precision"]
     dtype = "float32" if precision in ("f32", "tf32") else "float16" if precision == "fp16" else "bfloat16"
     args: dict[str, Any] = {
-        "model_name_or_path": training.start,
+        "model_name_or_path": start,
         "dtype": dtype,
         "dataset_name": DATA.partition("/")[0],
         "output_dir": "checkpoints",
@@ -172,7 +185,7 @@ def _ranks(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
     if training["precision"] == "fp8":
         ranks["fp8_config"] = {"backend": "AO"}
         stated["precision"] = "mixed_precision"
-    if training["zero"] == 3 or training["cp"] > 1:
+    if _in_shards(training):
         ranks |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(training)}
         stated |= {"zero": "fsdp_config", "offload": "fsdp_config: fsdp_offload_params"}
     elif training["zero"] in (1, 2) or training["offload"]:
@@ -190,7 +203,7 @@ def _fsdp(training: Training) -> dict[str, Any]:
         "fsdp_reshard_after_forward": training["zero"] == 3,
         "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "fsdp_offload_params": bool(training["offload"]),
-        "fsdp_state_dict_type": "SHARDED_STATE_DICT",
+        "fsdp_state_dict_type": f"{'FULL' if training.lora else 'SHARDED'}_STATE_DICT",
         "fsdp_cpu_ram_efficient_loading": True,
         "fsdp_activation_checkpointing": False,  # transformers does it
     }

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 DIGEST = re.compile(r"[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}")
@@ -57,7 +58,8 @@ class Job:
     def disk(self) -> str:
         """What all parts of the plan share, in the same letters."""
         plan = re.sub(r"[^a-z0-9]+", "-", self.plan.rsplit("/", 1)[-1].lower()).strip("-")
-        return f"plan-{plan}"[:40].strip("-")
+        own = "" if self.plan.isascii() else f"-{sha256(self.plan.encode()).hexdigest()[:8]}"
+        return f"plan{own}-{plan}"[:40].strip("-")
 
     @property
     def is_cpu(self) -> bool:

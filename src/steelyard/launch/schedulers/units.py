@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from ..systemd import escaped, quoted
 from .job import Job, Scheduled
 
-FILE = "steelyard-train.service"
 UNIT = """\
 # install:  cp {file} /etc/systemd/system/ && systemctl daemon-reload && systemctl start {file}
 # Paths and user are those of the export: change them with the folder.
@@ -50,9 +49,9 @@ def training_unit(job: Job) -> Scheduled | None:
     """One unit, the same on every host; None of a service."""
     if job.kind != "train":
         return None
-    wanted = _wanted(job)
+    wanted, file = _wanted(job), f"steelyard-{job.place}.service"
     text = UNIT.format(
-        file=FILE, model=escaped(job.model), device=escaped(job.device), user=job.user, env=_env(job, wanted),
+        file=file, model=escaped(job.model), device=escaped(job.device), user=job.user, env=_env(job, wanted),
         folder=escaped(job.folder), script=quoted(f"{job.folder}/{job.script}", command=True),
         writes=quoted(job.folder), limit=LIMIT.format(limit=job.limit_s) if job.limit_s else "",
         ended=ENDED if job.limit_s else "",
@@ -60,7 +59,7 @@ def training_unit(job: Job) -> Scheduled | None:
     needs = [f"{HOST} beside it{' on each host' * (job.hosts > 1)}: {_listed(wanted)}"] if wanted else []
     if job.hosts > 1:
         needs.append("this folder on one disk of all hosts: a run goes on from its checkpoints")
-    return Scheduled(scheduler="systemd", files={FILE: text}, needs=tuple(needs))
+    return Scheduled(scheduler="systemd", files={file: text}, needs=tuple(needs))
 
 
 def _wanted(job: Job) -> dict[str, str]:
