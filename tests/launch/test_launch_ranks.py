@@ -177,6 +177,21 @@ def test_a_later_stage_starts_from_what_the_one_before_it_left(
     assert not [need for need in maker(replace(training(), model="org/x")).needs if need.startswith("org/x:")]
 
 
+FP16 = [  # a GradScaler refuses gradients of weights in 16 bits; DeepSpeed has a copy in 32, adapters are so
+    ({"zero": 0}, "float32"), ({"zero": 3}, "float32"), ({"zero": 2, "cp": 2}, "float32"),
+    ({"zero": 2}, "float16"), ({"zero": 0, "offload": True}, "float16"),
+    ({"zero": 0, "finetuning_type": "lora"}, "float16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "dtype"), FP16)
+def test_weights_that_fp16_trains_are_in_32_bits(words: dict[str, Any], dtype: str) -> None:
+    target = trl(training(precision="fp16", **words))
+    assert f"dtype: {dtype}\n" in target.files["trl.yaml"] and "fp16: true\n" in target.files["trl.yaml"]
+    by_deepspeed = "DEEPSPEED" in target.files["accelerate.yaml"]
+    assert ("pip install deepspeed" in target.needs) == by_deepspeed
+
+
 @pytest.mark.parametrize("words", [{"zero": 3}, {"zero": 0, "cp": 2}])
 def test_weights_in_shards_are_merged_before_another_reads_them(words: dict[str, Any]) -> None:
     """With SHARDED_STATE_DICT transformers' Trainer.save_model writes nothing; adapters are saved whole."""

@@ -107,8 +107,7 @@ def _on_cpus(training: Training) -> Ranks:
 
 
 def _more(training: Training) -> tuple[str, ...]:
-    sharded = training["zero"] in (1, 2) and training.platform != "cpu"
-    needs: tuple[str, ...] = ("pip install deepspeed",) if sharded else ()
+    needs: tuple[str, ...] = ("pip install deepspeed",) if _by_deepspeed(training) else ()
     needs += ("pip install bitsandbytes",) if training["finetuning_type"] == "qlora" else ()
     return needs + (("pip install torchao",) if training["precision"] == "fp8" else ())
 
@@ -122,10 +121,15 @@ def _in_shards(training: Training) -> bool:
     return training.platform != "cpu" and bool(training["zero"] == 3 or training["cp"] > 1)
 
 
+def _by_deepspeed(training: Training) -> bool:
+    own = training["zero"] in (1, 2) or bool(training["offload"])
+    return own and training.platform != "cpu" and not _in_shards(training)
+
+
 def _arguments(training: Training, start: str) -> tuple[dict[str, Any], dict[str, str]]:
     """TRL's own arguments, and {setting: the argument that states it}."""
     precision = training["precision"]
-    dtype = "float32" if precision in ("f32", "tf32") else "float16" if precision == "fp16" else "bfloat16"
+    dtype = _dtype(training)
     args: dict[str, Any] = {
         "model_name_or_path": start,
         "dtype": dtype,
@@ -148,13 +152,23 @@ def _arguments(training: Training, start: str) -> tuple[dict[str, Any], dict[str
     if training["recompute"] == "full":
         stated["recompute"] = "gradient_checkpointing"
     if precision in ("bf16", "fp16", "f32", "tf32"):
-        stated["precision"] = "dtype"
+        stated["precision"] = "fp16" if precision == "fp16" else "dtype"
     if training["job"] in SCRIPTS:
         stated["job"] = "the script that run.sh starts"
     if training.lora:
         args |= _adapters(training)
         stated |= {"finetuning_type": "use_peft", "lora_rank": "lora_r", "lora_alpha": "lora_alpha"}
     return args, stated
+
+
+def _dtype(training: Training) -> str:
+    """Of the weights as they are loaded: those that fp16's GradScaler trains are in 32 bits. DeepSpeed has a
+    copy of its own, and adapters are so anyway."""
+    if training["precision"] in ("f32", "tf32"):
+        return "float32"
+    if training["precision"] != "fp16":
+        return "bfloat16"
+    return "float16" if training.lora or _by_deepspeed(training) else "float32"
 
 
 def _adapters(training: Training) -> dict[str, Any]:
@@ -188,7 +202,7 @@ def _ranks(training: Training) -> tuple[dict[str, Any], dict[str, str]]:
     if _in_shards(training):
         ranks |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(training)}
         stated |= {"zero": "fsdp_config", "offload": "fsdp_config: fsdp_offload_params"}
-    elif training["zero"] in (1, 2) or training["offload"]:
+    elif _by_deepspeed(training):
         ranks |= {"distributed_type": "DEEPSPEED", "deepspeed_config": _deepspeed(training)}
         stated |= {"zero": "deepspeed_config: zero_stage", "offload": "offload_optimizer_device"}
     if training["cp"] > 1:

@@ -37,8 +37,9 @@ ProtectSystem=strict
 ReadWritePaths={writes}
 PrivateTmp=yes
 """
-TOLD = "# {file} says, a line each: {what}\nEnvironmentFile={path}\n"
 HOST = "host.env"
+TOKEN = f"{HOST} (mode 600) may hold HF_TOKEN=..., of a model that asks for one"
+TOLD = "# {file} says, a line each: {what}\n# {token}\nEnvironmentFile={path}\n"
 CACHES = {"XDG_CACHE_HOME": "cache", "HF_HOME": "cache/huggingface", "TRITON_CACHE_DIR": "cache/triton"}
 # RuntimeMaxSec would be a failure, after which systemd starts it again. timeout exits with 124, or with 137
 # where it had to kill; what another has killed is a signal to systemd, no exit code.
@@ -77,6 +78,7 @@ def _env(job: Job, wanted: Mapping[str, str]) -> str:
     """Caches below the folder, the only place that it may write; and what its host must say."""
     caches = [quoted(f"{name}={job.folder}/{place}") for name, place in CACHES.items()]
     lines = "".join(f"Environment={word}\n" for word in caches)
+    path = escaped(f"{job.folder}/{HOST}")
     if not wanted:
-        return lines
-    return lines + TOLD.format(file=HOST, what=_listed(wanted), path=escaped(f"{job.folder}/{HOST}"))
+        return f"{lines}# {TOKEN}\nEnvironmentFile=-{path}\n"
+    return lines + TOLD.format(file=HOST, what=_listed(wanted), token=TOKEN, path=path)
