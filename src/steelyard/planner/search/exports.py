@@ -49,7 +49,8 @@ def planned_training(
         raise WrongUse("plan.export_stage", text, hint="export the recipe without this stage, or run it here")
     if len(stages) < 2:
         return [_training(p, request, devices, stages[0] if stages else {}, {})]
-    whole, made = sum(stage["tokens"] for stage in stages), []
+    made: list[Training] = []
+    whole = sum(stage["tokens"] for stage in stages)
     for stage in stages:
         own = _own(p, stage, stage["tokens"] / whole)
         made.append(_training(p, request, devices, stage, own, after=_earlier(made)))
