@@ -261,18 +261,21 @@ def test_one_that_fails_is_left_out_and_nobody_notices():
             client,
             served,
         ):
-            servers[0].status = 500
-            answers = [await post(client, messages=[{"role": "user", "content": f"{n}"}]) for n in range(12)]
+            await post(client)
+            failing, other = sorted(servers, key=lambda server: not server.bodies)  # the one that is asked
+            failing.status = 500
+            asked = [[{"role": "user", "content": f"{n:7}"}] for n in range(12)]  # as long as the first
+            answers = [await post(client, messages=messages) for messages in asked]
             states = [server.state for server in served.engine.engines]
-            servers[0].status = 429
+            failing.status = 429
             busy = await post(client)
-            return answers, states, busy
+            return answers, states, busy, len(failing.bodies), len(other.bodies)
 
     with upstreams({}, {"key": "secret-2"}) as servers:
-        answers, states, busy = asyncio.run(run(servers))
+        answers, states, busy, failed, answered = asyncio.run(run(servers))
         assert [status for status, _ in answers] == [200] * 12 and busy[0] == 200
-        assert len(servers[1].bodies) == 13
-        assert "ready" in states
+        assert answered == 13 and failed == 1 + 5, "five errors take it out"
+        assert sorted(states) == ["ready", "stalled"]
     assert any(event == "join.request_moved" for event, _ in events)
     assert "secret" not in repr(events)
 

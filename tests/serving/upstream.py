@@ -36,6 +36,7 @@ class Upstream:
         self.owned_by = "somebody"
         self.pause_s = 0.0  # before each chunk
         self.cut_after: int | None = None  # chunks, then it breaks off
+        self.poison: dict[str, int] = {}  # words of a request -> the status that it alone gets
         routes = [Route("/v1/models", self._models)]
         for path in ("chat/completions", "completions"):
             routes.append(Route(f"/v1/{path}", self._answer, methods=["POST"]))
@@ -72,7 +73,10 @@ class Upstream:
         return self._refused(request) or JSONResponse({"object": "list", "data": cards})
 
     async def _answer(self, request: Request) -> Response:
-        self.bodies.append(await request.json())
+        self.bodies.append(body := await request.json())
+        for words, status in self.poison.items():
+            if words in json.dumps(body):
+                return JSONResponse({"error": {"message": f"your key {self.key} may not"}}, status)
         return self._refused(request) or StreamingResponse(self._stream(), media_type="text/event-stream")
 
     async def _stream(self):

@@ -299,6 +299,10 @@ class Admission:
             place.unread = 0
             self._grant()
 
+    def more_room(self) -> None:
+        """`slots` has grown."""
+        self._grant()
+
     def _grant(self) -> None:
         while self.inside < self.slots() and (line := self._next()):
             place = line.take()

@@ -27,7 +27,7 @@ from .answer import Answer, Piece
 from .encoders import EncoderService, steps_of
 from .engine_process import ATTEMPTS, READY_S, EngineCrashed, EngineLost, EngineProcess
 from .job import GrammarCheck, Job
-from .joined import Fleet, Texts, usage_of
+from .joined import BYTES, CONTEXT, Fleet, Texts, usage_of
 from .quarantine import Quarantine
 from .replicas import Replicas
 
@@ -93,7 +93,10 @@ class Served:
         fixed = copies * CPU_FIXED_STREAMS if engine.settings.platform == "cpu" else math.inf
         ahead = math.inf if self.joined else copies * READ_AHEAD_TOKENS
         self.admission = Admission(lambda: engine.slots, max_queue_s, many_keys, fixed, ahead)
-        self.encoding = Admission(lambda: ENCODING, max_queue_s, many_keys)  # another engine: its own line
+        at_once = lambda: engine.slots if self.joined else ENCODING  # noqa: E731
+        self.encoding = Admission(at_once, max_queue_s, many_keys)  # another engine: its own line
+        if self.joined:
+            self.joined.more_room = self._more_room
         self.drain = Drain()
         budget = MEMORY_SHARE * free_bytes() if adapter_budget is None else adapter_budget
         self.tuned = AdapterCache(engine, budget, adapter_bytes(engine.settings, copies))
@@ -101,6 +104,10 @@ class Served:
         self.quarantine = Quarantine()
         self._probing = asyncio.Lock()
         measures.watch_service(engine, self.admission, self.encoding)
+
+    def _more_room(self) -> None:
+        for admission in (self.admission, self.encoding):
+            admission.more_room()
 
     def prompt(
         self, ids: list[int], requested: int | None, default: int | None, asked: dict[str, Any] | None = None
@@ -218,10 +225,11 @@ class Served:
             answer = Answer(self.tokenizer.stream(), job.stops)
             try:
                 async with AsyncExitStack() as turn:
-                    if attempt > 1:
+                    if attempt > 1 and self.joined is None:
                         again = self.quarantine.again(id(reservation), suspect)
                         await _in_time(turn.enter_async_context(again), caller)
-                    await self._until_ready(caller)
+                    if self.joined is None:  # a fleet waits by itself, for a server of the request's model
+                        await self._until_ready(caller)
                     async with aclosing(self._pieces(request, answer, place, caller, came, charge)) as pieces:
                         async for piece in pieces:
                             yield index, answer, piece
@@ -229,7 +237,7 @@ class Served:
             except EngineCrashed as e:
                 if suspect or attempt == ATTEMPTS or (job.stream and answer.ids):
                     raise
-                suspect = e.fresh or attempt > 1
+                suspect = self.joined is None and (e.fresh or attempt > 1)  # others' engines are not ended
                 self.measures.retried()
             finally:
                 if answer.paid:
@@ -294,7 +302,7 @@ class Served:
             async with aclosing(self.engine.submit(request, let_go, generated)) as events:
                 async for event in events:
                     yield event
-        except EngineLost:
+        except (EngineLost, ApiError):
             place.with_engine = False
             charge.refund()
             raise
@@ -346,15 +354,20 @@ class Served:
             self._in_turn(self.encoding, caller, tokens, reservation.account) as place,
         ):
             charge = Charge(reservation, tokens, estimated=True)
-            charge.take()  # whoever leaves then: the server goes on with it
+
+            def asks() -> None:
+                if place.deserted:
+                    raise EngineLost("nobody waits for it any more")
+                charge.take()  # whoever leaves then: the server goes on with it
+
+            work = self.joined.vectors(body, model, caller.owner, asks)
             try:
-                document = await _computed(
-                    self.joined.vectors(body, model, caller.owner), place, tokens, caller
-                )
-            except EngineLost:
-                charge.refund()
+                document = await _computed(work, place, tokens, caller)
+            except (EngineLost, ApiError) as e:
+                if not (isinstance(e, ApiError) and e.status == 408):
+                    charge.refund()
                 raise
-            usage, _ = usage_of(document.get("usage"))
+            usage, _ = usage_of(document.get("usage"), CONTEXT + BYTES * tokens)
             if usage:
                 charge.correct(usage[0])
             charge.settle(over=True)
@@ -449,7 +462,7 @@ class Served:
         async with self._probing:
             if time.monotonic() - self.engine.last_token_at < FRESH_S:
                 return None
-            with suppress(EngineLost, asyncio.TimeoutError):
+            with suppress(EngineLost, ApiError, asyncio.TimeoutError):
                 await asyncio.wait_for(self.probe(), PROBE_S)
                 return None
         return "stalled"

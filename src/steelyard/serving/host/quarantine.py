@@ -1,7 +1,8 @@
 """Requests that a crash of the engine interrupted, made again so that none takes the others down twice.
 
 Who had only just come when the engine ended, or was there at two ends, is a suspect: those run one at a time,
-while no other that was interrupted runs. The others run together. Who has come since is not held up.
+while no other that was interrupted runs. The others run together. Who has come since is not held up. A
+server of others (`joined`) is not ended by a request in a way that could be seen: there nobody is a suspect.
 """
 
 from __future__ import annotations

@@ -15,16 +15,19 @@ from typing import Any
 import orjson
 
 from ....errors import Lacking
+from ...base.errors import ApiError
 from ...engines import Capability, EngineSettings, Event, Scores
-from ..engine_process import EngineCrashed, EngineEnding, EngineLost, EngineRefused
+from ..engine_process import READY_S, EngineCrashed, EngineEnding, EngineLost, EngineRefused
 from ..replicas import Balance, Load, blocks_of
 from .keys import VARIABLE
-from .server import LOOK_S, Busy, Gone, Server
-from .texts import Texts
+from .replies import CONTEXT, Unreadable, chunk_of, usage_of
+from .server import ANSWER_BYTES, LOOK_S, OUT_S, Server
+from .texts import BYTES, Texts
+from .tries import Busy, Forbidden, Gone, Tries
 
 CHAT, TEXT, VECTORS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-CONTEXT = 1 << 20  # tokens, where no server says its own
-BUSY_TRIES, BUSY_MOST_S = 30, 5.0
+BUSY_TRIES, BUSY_MOST_S = 30, 5.0  # a full server is asked so often, after what it says but at most so long
+LOOK_AGAIN_S = 0.2  # between two looks that doubts have asked for
 FINISH = {"length": "length"}  # all others end as "stop": the call that was made says more
 FAST = Capability(
     continuous=True, prefix_cache=True, prompt_logprobs=False, gen_logprobs=False, top_logprobs=True,
@@ -57,6 +60,8 @@ class Fleet:
         self._ends: asyncio.Future[None] | None = None  # done once all answers are to end
         self._changed = asyncio.Event()
         self._looking: list[asyncio.Task[None]] = []
+        self.more_room: Callable[[], None] = lambda: None  # told that `slots` has grown
+        self._away = 0  # requests that wait for a server of their model to come back
 
     async def start(self) -> None:
         """Raises Lacking where none of them answers."""
@@ -88,6 +93,7 @@ class Fleet:
         server = self.engines[number]
         while server.state != "closed":
             before = server.state
+            server.doubted.clear()
             try:
                 await server.look()
             except Exception as e:  # whatever it is, the next look may do; this loop must not end
@@ -97,7 +103,11 @@ class Fleet:
                 self.balance.forget(number)
             self._changed.set()
             self._changed = asyncio.Event()
-            await asyncio.sleep(LOOK_S)
+            if before != server.state:
+                self.more_room()
+            await asyncio.sleep(LOOK_AGAIN_S)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(server.doubted.wait(), LOOK_S - LOOK_AGAIN_S)
 
     # ------------------------------------------------------------------ as one
 
@@ -134,7 +144,9 @@ class Fleet:
 
     @property
     def slots(self) -> int:
-        return self.each * max(len(self._ready()), 1)
+        """Who waits for a server to come back takes no place with those that are there."""
+        ready = len(self._ready())
+        return self.each * max(ready, 1) + (self._away if ready else 0)
 
     @property
     def models(self) -> list[str]:
@@ -149,9 +161,12 @@ class Fleet:
     async def until_ready(self, limit_s: float) -> bool:
         end = time.monotonic() + limit_s
         while not self._ready() and self.state != "closed" and (left := end - time.monotonic()) > 0:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(left, LOOK_S))
+            await self._next_look(min(left, LOOK_S))
         return bool(self._ready())
+
+    async def _next_look(self, limit_s: float) -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), limit_s)
 
     # ------------------------------------------------------------------ asking
 
@@ -161,7 +176,12 @@ class Fleet:
         ended: Callable[[bool], None] = lambda begun: None,
         generated: Callable[[int, int], None] = lambda prompt, ids: None,
     ) -> AsyncGenerator[Event, None]:
-        """As EngineProcess.submit. `request["asked"]` is what the body holds beside the sampling."""
+        """As EngineProcess.submit. `request["asked"]` is what the body holds beside the sampling.
+
+        Waits for a server that is full or away. Raises ApiError 403, 429, 503, EngineRefused; EngineCrashed
+        only where an answer that had begun was lost. What servers made of this request stands in it
+        (`tries`), so that another attempt asks none of them the same again.
+        """
         ids = request["ids"]
         blocks = blocks_of(ids, (request.get("adapter"), request.get("salt", "")))
         begun = over = False
@@ -172,7 +192,7 @@ class Fleet:
                     begun = True
                     yield event
             over = True
-        except EngineLost:
+        except (EngineLost, ApiError):
             raise
         except BaseException:
             over = True
@@ -184,48 +204,101 @@ class Fleet:
     async def _placed(
         self, request: dict[str, Any], ids: list[int], blocks: list[int]
     ) -> AsyncGenerator[Event, None]:
-        """At one server after another, until one has begun. Raises EngineLost."""
-        tried: set[int] = set()
-        waited, busy = 0, 0.0
+        """At one server after another, until one has begun."""
+        tries: Tries = request.setdefault("tries", Tries())
         while True:
-            number = self._choose(request.get("adapter"), len(ids), blocks, tried)
-            if number is None and busy and waited < BUSY_TRIES:
-                await asyncio.sleep(min(busy, BUSY_MOST_S))
-                waited, busy = waited + 1, 0.0
-                tried.clear()
-                continue
-            if number is None:
-                raise EngineCrashed(self._nobody(request.get("adapter")))
+            able = await self._able(request.get("adapter") or self.main, tries)
+            number = self.balance.choose(able, len(ids), blocks)
             begun = False
             load = self.balance.take(number, len(ids), blocks, request["max_tokens"])
             try:
                 async with aclosing(self._asked(self.engines[number], request, load)) as events:
                     async for event in events:
-                        begun = True
+                        if not begun:
+                            begun = True
+                            self._judge(tries)
                         if event.finish:
                             self.balance.ended(load)
                         yield event
                 return
-            except Busy as e:
-                busy = max(e.retry_after_s, 0.1)
-            except Gone as e:
-                url = self.engines[number].url
-                self.log("join.request_moved" if not begun else "join.stream_lost", url=url, why=str(e))
+            except (Busy, Forbidden, Gone) as e:
+                self._note(tries, number, e, begun)
                 if begun:
-                    raise EngineCrashed(f"the server that made this answer went away: {e}") from e
+                    self._judge(tries)
+                    raise EngineCrashed(_lost(e)) from e
             finally:
                 load.leave()
-            tried.add(number)
 
-    def _choose(self, model: str | None, tokens: int, blocks: list[int], tried: set[int]) -> int | None:
-        if self._ending:
-            raise EngineEnding(self._ending)
-        wanted = model or self.main
-        able = [i for i in self._ready() if i not in tried and wanted in self.engines[i].models]
-        return self.balance.choose(able, tokens, blocks) if able else None
+    async def _able(self, model: str | None, tries: Tries) -> list[int]:
+        """The servers that may be asked now; waits until there is one. Raises ApiError, EngineEnding."""
+        while True:
+            if self._ending:
+                raise EngineEnding(self._ending)
+            of_model = [i for i, server in enumerate(self.engines) if model in server.models]
+            left = [i for i in of_model if tries.may_ask(i, alone=len(of_model) == 1)]
+            ready = [i for i in left if self.engines[i].state == "ready"]
+            now = time.monotonic()
+            if able := [i for i in ready if tries.busy_until.get(i, now) <= now]:
+                return able
+            if tries.refused and not (ready if tries.hopeless else left):
+                self._judge(tries)
+                raise _refused_by_all(tries)
+            if ready:
+                await self._until_free(min(tries.busy_until[i] for i in ready) - now, tries)
+            else:
+                await self._until_back(model, tries)
 
-    def _nobody(self, model: str | None) -> str:
-        return f"no joined server answers for the model {model or self.main!r} now"
+    async def _until_free(self, seconds: float, tries: Tries) -> None:
+        """Raises ApiError 429 once the servers were full for long."""
+        if tries.rounds >= BUSY_TRIES:
+            message = "the joined servers take no more requests just now"
+            raise ApiError(429, message, code="servers_busy", retry_after=tries.busy_s)
+        tries.rounds += 1
+        await self._unless_ending(asyncio.sleep(seconds))
+
+    async def _until_back(self, model: str | None, tries: Tries) -> None:
+        """Until the next look may have brought one back.
+
+        Raises ApiError 503 where none comes in time, or as many wait as a server takes.
+        """
+        many = self._away >= self.each and self._ready()
+        if many or tries.waited_s >= READY_S or self.state == "closed":
+            message = f"no joined server answers for the model {model!r} now"
+            raise ApiError(503, message, code="engine_unavailable", retry_after=OUT_S)
+        began = time.monotonic()
+        self._away += 1
+        try:
+            self.more_room()
+            await self._unless_ending(self._next_look(min(READY_S - tries.waited_s, LOOK_S)))
+        finally:
+            self._away -= 1
+            tries.waited_s += time.monotonic() - began
+
+    def _note(self, tries: Tries, number: int, e: Exception, begun: bool) -> None:
+        url = self.engines[number].url
+        if isinstance(e, Busy):
+            tries.busy_s = e.retry_after_s
+            tries.busy_until[number] = time.monotonic() + min(max(e.retry_after_s, 0.1), BUSY_MOST_S)
+            return
+        if isinstance(e, Forbidden):
+            tries.forbidden[number] = e.status
+            self.log("join.request_refused", url=url, status=e.status)
+        elif isinstance(e, Gone):
+            tries.failed_by(number, e)
+            self.log("join.stream_lost" if begun else "join.request_moved", url=url, why=str(e))
+
+    def _judge(self, tries: Tries) -> None:
+        """A request is over, or has begun elsewhere: the breakers hear of what was not its own doing."""
+        for number in tries.to_forgive():
+            self.engines[number].forgive(tries.counted[number])
+        for number in tries.to_count():
+            server, why = self.engines[number], str(tries.failed[number])
+            tries.counted[number] = server.failed(why, spared=self._is_last(number))
+
+    def _is_last(self, number: int) -> bool:
+        """Whether one of its models has no other server now: an answer now and then is better than none."""
+        others = {name for i in self._ready() if i != number for name in self.engines[i].models}
+        return not others.issuperset(self.engines[number].models)
 
     async def _asked(
         self, server: Server, request: dict[str, Any], load: Load
@@ -238,18 +311,22 @@ class Fleet:
         if salt := server.salt_of(request.get("salt", "")):
             body["cache_salt"] = salt
         tells = salt is not None or request.get("alone", False)
-        finish, last = None, Event(0, [])
+        finish, last, made = None, Event(0, []), 0
+        most = max(server.context or CONTEXT, BYTES * len(request["ids"]))
         async with aclosing(server.chunks(path, body)) as chunks:
             while (chunk := await self._unless_ending(anext(chunks, None))) is not None:
-                event = self._event(chunk)
+                event = self._event(chunk, most)
                 finish = event.finish or finish
                 last.usage = event.usage or last.usage
                 last.cached = (event.cached or last.cached) if tells else None
                 if event.ids:
+                    made += len(event.ids)
+                    if made > ANSWER_BYTES // BYTES:
+                        raise Gone(f"an answer of more than {ANSWER_BYTES >> 20} MiB", "unreadable")
                     load.progress(len(request["ids"]), len(event.ids))
                     yield Event(0, event.ids)
         if finish is None:
-            raise Gone("the answer has no end")
+            raise Gone("the answer has no end", "broke")
         last.finish = finish
         yield last
 
@@ -265,30 +342,39 @@ class Fleet:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
 
-    def _event(self, chunk: dict[str, Any]) -> Event:
-        event = Event(0, [])
-        for choice in (chunk.get("choices") or ())[:1]:
-            delta = choice.get("delta")
-            event.ids = self.texts.ids_of({"content": choice.get("text")} if delta is None else delta)
-            if finish := choice.get("finish_reason"):
-                event.finish = FINISH.get(finish, "stop")
-        event.usage, event.cached = usage_of(chunk.get("usage"))
+    def _event(self, sent: dict[str, Any], most: int) -> Event:
+        """`most`: tokens that prompt or answer can have."""
+        try:
+            chunk = chunk_of(sent)
+        except Unreadable as e:
+            raise Gone(str(e), "unreadable") from e
+        event = Event(0, self.texts.ids_of(chunk.delta))
+        event.finish = FINISH.get(chunk.finish, "stop") if chunk.finish else None
+        event.usage, event.cached = usage_of(chunk.usage, most)
         return event
 
-    async def vectors(self, body: dict[str, Any], model: str | None, salt: str = "") -> dict[str, Any]:
-        """An answer of /v1/embeddings as the server gives it. Raises EngineLost."""
-        wanted, tried = model or self.main, set[int]()
+    async def vectors(
+        self, body: dict[str, Any], model: str | None, salt: str = "", asks: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """An answer of /v1/embeddings as the server gives it; `asks` is told when one is asked.
+
+        Raises as `submit`.
+        """
+        wanted, tries = model or self.main, Tries()
         while True:
-            able = [i for i in self._ready() if i not in tried and wanted in self.engines[i].models]
-            if not able:
-                raise EngineLost(self._nobody(model))
+            able = await self._able(wanted, tries)
             number = min(able, key=lambda i: self.engines[i].active)
+            server = self.engines[number]
+            salted = server.salt_of(salt)
+            more = {"model": wanted} | ({"cache_salt": salted} if salted else {})
+            asks()
             try:
-                salted = self.engines[number].salt_of(salt)
-                more = {"model": wanted} | ({"cache_salt": salted} if salted else {})
-                return await self.engines[number].whole(VECTORS, {**body, **more})
-            except (Gone, Busy):
-                tried.add(number)
+                document = await self._unless_ending(server.whole(VECTORS, {**body, **more}))
+            except (Busy, Forbidden, Gone) as e:
+                self._note(tries, number, e, begun=False)
+            else:
+                self._judge(tries)
+                return document
 
     async def score(self, ids: list[int], top: int) -> Scores:
         raise EngineRefused("joined servers score no prompts")
@@ -338,13 +424,17 @@ def _format(grammar: tuple[str, str]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
-def usage_of(usage: Any) -> tuple[tuple[int, int] | None, int | None]:
-    """(Prompt and completion tokens), and those of the prompt that the server had in its cache."""
-    if not isinstance(usage, dict):
-        return None, None
-    prompt, made = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    if not (isinstance(prompt, int) and isinstance(made, int) and min(prompt, made) >= 0):
-        return None, None
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return (prompt, made), cached if isinstance(cached, int) else None
+def _lost(e: Exception) -> str:
+    failed = isinstance(e, Gone) and e.kind in ("status", "unreadable")
+    return f"the server that made this answer {'failed' if failed else 'went away'}: {e}"
+
+
+def _refused_by_all(tries: Tries) -> ApiError:
+    if tries.failed:
+        whys = "; ".join(dict.fromkeys(map(str, tries.failed.values())))
+        return ApiError(503, f"the joined servers failed this request: {whys}", code="servers_failed")
+    if 403 in tries.forbidden.values():
+        message = "the joined servers refuse this request (HTTP 403): what it says, or the model for our key"
+        return ApiError(403, message, code="servers_refuse")
+    message = "the joined servers refuse the key that this service asks them by (HTTP 401)"
+    return ApiError(503, message, code="servers_refuse_key")

@@ -15,29 +15,20 @@ from typing import Any
 import httpx
 import orjson
 
-from ....lines import each_line_soon
+from ....errors import Where, WrongUse
+from ....lines import LineTooLong, each_line_soon
 from ..engine_process import EngineRefused
+from .replies import Card, Unreadable, cards_of, said_of, seconds_of
+from .tries import Busy, Forbidden, Gone
 
 LOOK_S = 2.0  # between two looks at a server
 LOOK_LIMIT_S = 10.0  # for its answer to one; two without an answer in a row: it is out
 CONNECT_S = 5.0
 ERRORS, WITHIN_S, OUT_S = 5, 10.0, 5.0  # the breaker: so many errors in so long, then out for so long
-WORDS = 500  # characters of a server's own message that are passed on
-# Of `owned_by` in a list of models: servers that keep a prompt of another `cache_salt` out of the way. Others
-# ignore the word, or refuse a request that has it.
-SALTED = ("vllm", "sglang", "steelyard")
-ANSWER_BYTES = 64 * 2**20  # of an answer that comes as a whole
-
-
-class Gone(Exception):
-    """It cannot be reached, failed, or broke off: another may do it."""
-
-
-class Busy(Exception):
-    """It takes no more just now."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        self.retry_after_s = retry_after_s
+LOOK_BYTES = 4 * 2**20  # of a list of models
+LINE_BYTES = 8 * 2**20  # of one event
+ANSWER_BYTES = 64 * 2**20  # of an answer that comes as a whole, and of a stream's text
+ERROR_BYTES = 2**20  # of what comes with another status
 
 
 class Server:
@@ -56,8 +47,9 @@ class Server:
         self.looked_at = 0.0  # when it last answered a look
         self.errors: deque[float] = deque(maxlen=ERRORS)
         self.lost = asyncio.Event()  # set while it is out
+        self.doubted = asyncio.Event()  # a look is wanted at once
         self._out_until = 0.0
-        self._missed = 0
+        self._misses = 0
         # Nobody who asks the server without us may guess a salt; fronts with one key for it share its cache.
         self._salting = key.encode() if key else os.urandom(32)
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -74,21 +66,41 @@ class Server:
         if time.monotonic() < self._out_until:
             return
         try:
-            answer = await self.client.get("/v1/models", timeout=LOOK_LIMIT_S)
-            cards = _cards(answer) if answer.status_code == 200 else []
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                status, content = await self._list()
+            cards = cards_of(content) if status == 200 else []
         except httpx.ConnectError as e:
             return self._out(f"it cannot be reached ({_named(e)})")
-        except (httpx.HTTPError, ValueError) as e:
-            self._missed += 1
-            return self._out(f"it does not answer ({_named(e)})") if self._missed > 1 else None
-        if answer.status_code in (401, 403):
+        except (httpx.HTTPError, TimeoutError) as e:
+            return self._missed(f"it does not answer ({_named(e)})")
+        except ValueError:  # an Unreadable, no JSON, a name that no host can have
+            return self._missed("it sends no list of models")
+        if status in (401, 403):
             return self._out("it refuses our key")
         if not cards:
-            return self._out(f"it lists no models (HTTP {answer.status_code})")
-        self.models = [card["id"] for card in cards]
-        self.context = next((c["max_model_len"] for c in cards if c.get("max_model_len")), None)
-        self._note_salt(all(card.get("owned_by") in SALTED for card in cards))
-        self._missed, self.looked_at = 0, time.monotonic()
+            return self._out(f"it lists no models (HTTP {status})")
+        self._take(cards)
+
+    async def _list(self) -> tuple[int, bytes]:
+        async with self.client.stream("GET", "/v1/models") as answer:
+            content = bytearray()
+            async for part in answer.aiter_bytes():
+                content += part
+                if len(content) > LOOK_BYTES:
+                    raise Unreadable(f"a list of more than {LOOK_BYTES >> 20} MiB")
+            return answer.status_code, bytes(content)
+
+    def _missed(self, why: str) -> None:
+        """One look without an answer is forgiven to a server that is in."""
+        self._misses += 1
+        if self._misses > 1 or self.state == "loading":
+            self._out(why)
+
+    def _take(self, cards: list[Card]) -> None:
+        self.models = [card.id for card in cards]
+        self.context = next((card.context for card in cards if card.context), None)
+        self._note_salt(all(card.salted for card in cards))
+        self._misses, self.looked_at = 0, time.monotonic()
         self._in()
 
     def _note_salt(self, takes: bool) -> None:
@@ -119,13 +131,19 @@ class Server:
             self.state, self.why = "stalled", why
             self.lost.set()
 
-    def failed(self, why: str, at_once: bool = False) -> None:
-        """One error more; five within ten seconds take it out."""
+    def failed(self, why: str, spared: bool) -> float:
+        """One error more, and when; five within ten seconds take it out, unless it is `spared`."""
         now = time.monotonic()
         self.errors.append(now)
-        if at_once or (len(self.errors) == ERRORS and now - self.errors[0] < WITHIN_S):
-            self._out_until = now + (0.0 if at_once else OUT_S)
+        if not spared and len(self.errors) == ERRORS and now - self.errors[0] < WITHIN_S:
+            self._out_until = now + OUT_S
             self._out(why)
+        return now
+
+    def forgive(self, error: float) -> None:
+        """It was the request's doing."""
+        with suppress(ValueError):
+            self.errors.remove(error)
 
     async def close(self) -> None:
         self.state = "closed"
@@ -137,7 +155,7 @@ class Server:
     async def chunks(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a streamed answer, to its [DONE] where one comes.
 
-        Raises Gone, Busy, EngineRefused. What has not begun when the server goes out is Gone.
+        Raises Gone, Busy, Forbidden, EngineRefused. What has not begun when the server goes out is Gone.
         """
         self.active += 1
         try:
@@ -146,11 +164,18 @@ class Server:
                 while event is not None:
                     yield event
                     event = await anext(events, None)
-        except httpx.HTTPError as e:
-            self.failed(f"it broke off ({_named(e)})", at_once=isinstance(e, httpx.ConnectError))
-            raise Gone(_named(e)) from e
+        except (httpx.HTTPError, LineTooLong) as e:
+            raise self._broken(e) from e
         finally:
             self.active -= 1
+
+    def _broken(self, e: Exception) -> Gone:
+        if isinstance(e, LineTooLong):
+            return Gone(f"an event of more than {LINE_BYTES >> 20} MiB", "unreadable")
+        if isinstance(e, httpx.ConnectError):  # nothing was asked of it: that is no request's doing
+            self._out(f"it cannot be reached ({_named(e)})")
+            return Gone(_named(e))
+        return Gone(f"it broke off ({_named(e)})", "broke")
 
     async def _unless_lost(self, work: Coroutine[Any, Any, Any]) -> Any:
         asked, lost = asyncio.ensure_future(work), asyncio.ensure_future(self.lost.wait())
@@ -168,7 +193,7 @@ class Server:
         async with self.client.stream("POST", path, json=body) as answer:
             if answer.status_code != 200:
                 self._check(answer, await self._body(answer))
-            async for line in each_line_soon(answer.aiter_bytes()):
+            async for line in each_line_soon(answer.aiter_bytes(), LINE_BYTES):
                 data = line.strip()
                 if not data.startswith(b"data:"):
                     continue
@@ -181,11 +206,11 @@ class Server:
         try:
             event = orjson.loads(data)
         except orjson.JSONDecodeError as e:
-            self.failed("it sends no JSON")
-            raise Gone("an event is no JSON") from e
-        if not isinstance(event, dict) or event.get("error"):
-            self.failed("it fails")
-            raise Gone(_said(event))
+            raise Gone("an event is no JSON", "unreadable") from e
+        if not isinstance(event, dict):
+            raise Gone("an event is no object", "unreadable")
+        if event.get("error"):
+            raise Gone(said_of(event), "status")
         return event
 
     async def whole(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -193,13 +218,14 @@ class Server:
         self.active += 1
         try:
             document = orjson.loads(await self._unless_lost(self._answered(path, body)))
-        except (httpx.HTTPError, orjson.JSONDecodeError) as e:
-            self.failed(f"it broke off ({_named(e)})", at_once=isinstance(e, httpx.ConnectError))
-            raise Gone(_named(e)) from e
+        except orjson.JSONDecodeError as e:
+            raise Gone("its answer is no JSON", "unreadable") from e
+        except httpx.HTTPError as e:
+            raise self._broken(e) from e
         finally:
             self.active -= 1
-        if not isinstance(document, dict):
-            raise Gone("its answer is no object")
+        if not (isinstance(document, dict) and isinstance(document.get("data"), list)):
+            raise Gone("its answer holds no list", "unreadable")
         return document
 
     async def _answered(self, path: str, body: dict[str, Any]) -> bytes:
@@ -209,12 +235,12 @@ class Server:
             return content
 
     async def _body(self, answer: httpx.Response) -> bytes:
+        most = ANSWER_BYTES if answer.status_code == 200 else min(ANSWER_BYTES, ERROR_BYTES)
         content = bytearray()
         async for part in answer.aiter_bytes():
             content += part
-            if len(content) > ANSWER_BYTES:
-                self.failed("it sends too much")
-                raise Gone(f"an answer of more than {ANSWER_BYTES >> 20} MiB")
+            if len(content) > most:
+                raise Gone(f"an answer of more than {most >> 20} MiB", "unreadable")
         return bytes(content)
 
     def _check(self, answer: httpx.Response, content: bytes) -> None:
@@ -223,43 +249,29 @@ class Server:
         if status == 200:
             return
         if status in (401, 403):
-            self._out("it refuses our key")
-            raise Gone("it refuses our key")
+            self.doubted.set()  # it may be our key; only a look takes the server from all others
+            raise Forbidden(status)
         if status in (429, 503):
-            raise Busy(_seconds(answer.headers.get("retry-after")))
+            raise Busy(seconds_of(answer.headers.get("retry-after")))
         if status in (408, 499) or status >= 500:
-            self.failed(f"it fails (HTTP {status})")
-            raise Gone(f"HTTP {status}")
+            raise Gone(f"HTTP {status}", "status")
         with suppress(orjson.JSONDecodeError):
-            raise EngineRefused(_said(orjson.loads(content)))
+            raise EngineRefused(said_of(orjson.loads(content)))
         raise EngineRefused(f"the server refuses this request (HTTP {status})")
 
 
 def _trusted(url: str) -> Any:
-    """TLS is verified by the system's certificates, or those of SSL_CERT_FILE."""
-    return httpx.create_ssl_context() if url.startswith("https:") else True
-
-
-def _cards(answer: httpx.Response) -> list[dict[str, Any]]:
-    """Raises ValueError."""
-    document = orjson.loads(answer.content)
-    listed = document.get("data") if isinstance(document, dict) else None
-    cards = [card for card in listed or () if isinstance(card, dict) and isinstance(card.get("id"), str)]
-    return [card for card in cards if card["id"]]
-
-
-def _said(document: Any) -> str:
-    """The message of an error in any of the shapes that servers give it."""
-    error = document.get("error", document) if isinstance(document, dict) else None
-    message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return f"the server says: {str(message or 'nothing')[:WORDS]}"
+    """TLS is verified by the system's certificates, or those of SSL_CERT_FILE. Raises WrongUse."""
+    if not url.startswith("https:"):
+        return True
+    try:
+        return httpx.create_ssl_context()
+    except OSError as e:  # also an ssl.SSLError
+        raise WrongUse(
+            "serve.join_ca", "the certificates that servers are verified by cannot be read",
+            where=Where(field="SSL_CERT_FILE"), why=str(e), hint="a file of certificates in PEM",
+        ) from e  # fmt: skip
 
 
 def _named(e: Exception) -> str:
     return type(e).__name__
-
-
-def _seconds(text: str | None) -> float:
-    with suppress(TypeError, ValueError):
-        return max(float(text or ""), 0.0)
-    return 1.0
