@@ -328,7 +328,10 @@ def test_a_list_of_models_that_is_none_or_does_not_end(part, parts, pause_s, mon
 )
 def test_a_context_is_a_number_of_tokens(context, told):
     async def run():
-        listed = b'{"data":[{"id":"m","max_model_len":%s,"owned_by":{}}]}' % context.encode()
+        listed = (
+            b'{"data":[{"id":"n","max_model_len":9},{"id":"m","max_model_len":%s,"owned_by":{}}]}'
+            % context.encode()
+        )
         async with sending(b"connection: close", listed, 1) as url:
             joined = Fleet({url: None}, 4, 20.0, quiet)
             try:
@@ -380,7 +383,15 @@ def test_a_line_may_be_too_long_wherever_it_is_cut():
 
 @pytest.mark.parametrize(
     "url",
-    ["http://h:abc", "http://[::1", "http://h:99999", "http://h:0", "http://h:1:2", "http://h?key=secret"],
+    [
+        "http://h:abc",
+        "http://[::1",
+        "http://h:99999",
+        "http://h:0",
+        "http://h:1:2",
+        "http://a..b",
+        "http://h?key=secret",
+    ],
 )
 def test_an_address_that_is_none_is_one_clear_error(url):
     with pytest.raises(WrongUse) as caught:

@@ -27,7 +27,7 @@ from .tries import Busy, Forbidden, Gone, Tries
 
 CHAT, TEXT, VECTORS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 BUSY_TRIES, BUSY_MOST_S = 30, 5.0  # a full server is asked so often, after what it says but at most so long
-LOOK_AGAIN_S = 0.2  # between two looks that doubts have asked for
+LOOK_AGAIN_S = 0.5  # between two looks that doubts have asked for
 FINISH = {"length": "length"}  # all others end as "stop": the call that was made says more
 FAST = Capability(
     continuous=True, prefix_cache=True, prompt_logprobs=False, gen_logprobs=False, top_logprobs=True,
@@ -121,7 +121,7 @@ class Fleet:
     def context_of(self, name: str) -> int:
         """The least that a server of this model tells."""
         model = name if name in self.adapters else self.main
-        told = [s.context for s in self.engines if s.context and model in s.models]
+        told = [server.contexts[model] for server in self.engines if model in server.contexts]
         return min(told, default=CONTEXT)
 
     @property
@@ -292,7 +292,7 @@ class Fleet:
         for number in tries.to_forgive():
             self.engines[number].forgive(tries.counted[number])
         for number in tries.to_count():
-            server, why = self.engines[number], str(tries.failed[number])
+            server, why = self.engines[number], tries.failed[number].why
             tries.counted[number] = server.failed(why, spared=self._is_last(number))
 
     def _is_last(self, number: int) -> bool:
@@ -307,12 +307,13 @@ class Fleet:
 
         Of a cache that all keys share nobody is told what was found there.
         """
-        path, body = body_of(request, request.get("adapter") or self.main or "")
+        model = request.get("adapter") or self.main or ""
+        path, body = body_of(request, model)
         if salt := server.salt_of(request.get("salt", "")):
             body["cache_salt"] = salt
         tells = salt is not None or request.get("alone", False)
         finish, last, made = None, Event(0, []), 0
-        most = max(server.context or CONTEXT, BYTES * len(request["ids"]))
+        most = max(server.contexts.get(model, CONTEXT), BYTES * len(request["ids"]))
         async with aclosing(server.chunks(path, body)) as chunks:
             while (chunk := await self._unless_ending(anext(chunks, None))) is not None:
                 event = self._event(chunk, most)
@@ -431,7 +432,7 @@ def _lost(e: Exception) -> str:
 
 def _refused_by_all(tries: Tries) -> ApiError:
     if tries.failed:
-        whys = "; ".join(dict.fromkeys(map(str, tries.failed.values())))
+        whys = "; ".join(dict.fromkeys(one.why for one in tries.failed.values()))
         return ApiError(503, f"the joined servers failed this request: {whys}", code="servers_failed")
     if 403 in tries.forbidden.values():
         message = "the joined servers refuse this request (HTTP 403): what it says, or the model for our key"

@@ -35,7 +35,7 @@ def _no_address(url: str) -> WrongUse:
 def _base(url: str) -> str:
     try:
         parts = urlsplit(url)
-        httpx.URL(url)  # what urlsplit lets through, and the client that asks does not
+        httpx.URL(url).raw_host.decode().encode("idna")  # urlsplit lets names through that none can have
         whole = parts.port != 0 and parts.scheme in ("http", "https") and parts.hostname
     except (ValueError, httpx.InvalidURL) as e:  # a port that is none, a bracket that is not closed
         raise _no_address(url) from e

@@ -41,7 +41,7 @@ class Server:
         self.state = "loading"
         self.why = "it has not been looked at yet"
         self.models: list[str] = []
-        self.context: int | None = None  # tokens, where it says
+        self.contexts: dict[str, int] = {}  # tokens, of the models whose it says
         self.takes_salt = False
         self.active = 0
         self.looked_at = 0.0  # when it last answered a look
@@ -98,7 +98,7 @@ class Server:
 
     def _take(self, cards: list[Card]) -> None:
         self.models = [card.id for card in cards]
-        self.context = next((card.context for card in cards if card.context), None)
+        self.contexts = {card.id: card.context for card in cards if card.context}
         self._note_salt(all(card.salted for card in cards))
         self._misses, self.looked_at = 0, time.monotonic()
         self._in()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 class Gone(Exception):
@@ -36,11 +37,16 @@ class Forbidden(Exception):
         self.status = status
 
 
+class Failure(NamedTuple):
+    kind: str
+    why: str
+
+
 @dataclass(slots=True)
 class Tries:
     """By the server's number."""
 
-    failed: dict[int, Gone] = field(default_factory=dict)
+    failed: dict[int, Failure] = field(default_factory=dict)
     breaks: Counter[int] = field(default_factory=Counter)  # how often it broke off
     forbidden: dict[int, int] = field(default_factory=dict)  # HTTP status
     busy_until: dict[int, float] = field(default_factory=dict)
@@ -51,7 +57,7 @@ class Tries:
 
     def failed_by(self, number: int, gone: Gone) -> None:
         if gone.kind is not None:
-            self.failed[number] = gone
+            self.failed[number] = Failure(gone.kind, str(gone))
             self.breaks[number] += gone.kind == "broke"
 
     def may_ask(self, number: int, alone: bool) -> bool:
@@ -69,7 +75,7 @@ class Tries:
     @property
     def hopeless(self) -> bool:
         """A server that was there has said no: none that is away is waited for."""
-        return bool(self.forbidden) or any(gone.kind != "broke" for gone in self.failed.values())
+        return bool(self.forbidden) or any(one.kind != "broke" for one in self.failed.values())
 
     def to_count(self) -> list[int]:
         """Servers that failed as no other did, and whose breaker has not heard of it."""
@@ -81,4 +87,4 @@ class Tries:
 
     def _shared(self, number: int) -> bool:
         kind = self.failed[number].kind
-        return any(gone.kind == kind for other, gone in self.failed.items() if other != number)
+        return any(one.kind == kind for other, one in self.failed.items() if other != number)
