@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from steelyard.cluster.opening import there
 from steelyard.cluster.opening.there import marked
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -291,9 +292,81 @@ def test_a_host_without_steelyard_needs_wheels_and_bad_ones_leave_nothing(lab, c
     path = hosts_file(tmp_path, "bare", python=base, top="wheels: wheels")
     code, document = cluster("up", path)
     assert code == 2 and document["error"]["code"] == "cluster.wheels"
+    older = lab / "data-bare/node/bin/python"
+    environment(older.parents[1], "0.0.1")
     (tmp_path / f"wheels/steelyard-{version('steelyard')}-py3-none-any.whl").write_bytes(b"no wheel")
     assert cluster("up", path)[1]["bare"]["error"]["code"] == "cluster.install"
-    assert not (lab / "data-bare/node").exists() and left(lab, "bare") == []
+    assert sorted(left(lab, "bare")) == ["bin", "node", "python"] and older.exists()
+
+
+def environment(folder: Path, version: str) -> None:
+    """A stand-in for one that is installed: its Python answers what it is asked."""
+    answer = {"steelyard": version, "python": "3.11.0", "ray": "2.60.0", "packages": {}, "keys": "/k"}
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").write_text(
+        '#!/bin/sh\n[ -z "$STAYS" ] || read line\ncase "$2" in *==*) echo "$2"; exit;; esac\n'
+        f"echo '{json.dumps(answer)}'\n"
+    )
+    (folder / "bin/python").chmod(0o755)
+
+
+def test_what_is_installed_anew_stands_beside_the_older_until_that_is_used_no_more(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("STEELYARD_DATA", str(tmp_path))
+    monkeypatch.setattr(there, "state", lambda order: {"node": None})
+    monkeypatch.setattr(sys, "executable", "")  # which has steelyard
+    fails: list[str] = []
+
+    def run(words: list[str], _: object) -> None:
+        if "venv" in words:
+            environment(Path(words[-1]), order["version"])
+        if set(fails) & set(words):
+            raise there.Failed("install", "no such wheel")
+
+    monkeypatch.setattr(there, "run", run)
+    environment(tmp_path / "node", "1.0")
+    order = {"do": "install", "wheels": "w", "version": "1.1"}
+    for step in ("pip", "engines"):
+        fails[:] = [step]
+        with pytest.raises(there.Failed):
+            there.install(order)
+        assert [path.name for path in tmp_path.iterdir()] == ["node"]
+    fails.clear()
+    before = there.look(order)
+    assert (before["steelyard"], before["ours"], before["interpreter"]) == (
+        "1.0",
+        True,
+        str(tmp_path / "node/bin/python"),
+    )
+    node = subprocess.Popen(
+        [before["interpreter"]], stdin=subprocess.PIPE, env={"STAYS": "1"}
+    )  # a node of it runs
+    first = there.install(order)
+    assert first["steelyard"] == "1.1" and first["ours"] and (tmp_path / "node").is_dir()
+    assert first["interpreter"].startswith(str(tmp_path / "nodes/1.1-"))
+    node.communicate(b"\n")
+    order["version"] = "1.2"
+    second = there.install(order)
+    assert second["steelyard"] == "1.2" and [path.name for path in tmp_path.iterdir()] == ["nodes"]
+    kept = Path(second["interpreter"]).parents[1].name
+    assert sorted(path.name for path in (tmp_path / "nodes").iterdir()) == [kept, "now"]
+
+
+def test_packages_that_something_runs_from_are_not_changed_by_a_later_release(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("STEELYARD_DATA", str(tmp_path))
+    engine = tmp_path / "engines/trl"
+    environment(engine, "")
+    python = str(engine / "bin/python")
+    metadata(engine / "lib/python3.11/site-packages", "Ray_x", "2.60.0+cpu")
+    job = subprocess.Popen([python], stdin=subprocess.PIPE, env={"STAYS": "1"})
+    monkeypatch.setattr(there, "PINNED", "new==1 ray-x==2.60.0")
+    there.spare_engine(python)
+    monkeypatch.setattr(there, "PINNED", "new==1 ray-x==2.61.0")
+    with pytest.raises(there.Failed, match=r"ray-x 2.60.0\+cpu, this release wants 2.61.0"):
+        there.spare_engine(python)
+    job.communicate(b"\n")
+    there.spare_engine(python)
 
 
 def test_marked_finds_only_who_carries_the_name() -> None:

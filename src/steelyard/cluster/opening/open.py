@@ -166,8 +166,7 @@ def _look(opening: _Opening, host: Host, wheels: Mapping[Path, str]) -> None:
     name = hashlib.sha256(json.dumps(sorted(wheels.values())).encode()).hexdigest()[:16] if wheels else None
     facts = opening.order(host, "look", LOOK_S, wheels=name)
     own = version("steelyard")
-    ours = str(facts.get("interpreter", "")).endswith("/steelyard/node/bin/python")
-    if wheels and (facts["steelyard"] is None or (ours and facts["steelyard"] != own)):
+    if wheels and (facts["steelyard"] is None or (facts["ours"] and facts["steelyard"] != own)):
         facts = _install(opening, host, wheels, str(name), bool(facts.get("wheels")))
     if facts["steelyard"] is None:
         text = f"{host.address} has no steelyard"

@@ -144,6 +144,10 @@ def _failed(host: Host, word: str, detail: str) -> Lacking:
         text = f"steelyard could not be installed on {name}"
         hint = "the wheels must hold all that it needs, for the Python and CPU of that host"
         return Lacking("cluster.install", text, where=where, why=detail, hint=hint)
+    if word == "in_use":
+        text = f"{name} runs a node, or its jobs, from packages that this release changes"
+        hint = "steelyard cluster down HOSTS.yaml, then up; or leave it with the release that it has"
+        return Lacking("cluster.in_use", text, where=where, why=detail, hint=hint)
     if word == "taken":
         text = f"{name} is a node of the cluster {detail}"
         hint = "steelyard cluster down HOSTS.yaml with the file of that cluster, where it was opened"

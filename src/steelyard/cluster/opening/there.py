@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -33,6 +34,7 @@ from steelyard.trust import keys_folder
 print(json.dumps({"steelyard": version("steelyard"), "python": platform.python_version(),
                   "ray": trl_package("ray"), "packages": trl_versions(), "keys": str(keys_folder())}))
 """
+PINNED = "from steelyard.training.engines.trl.install import pinned; print(*pinned(True))"
 KEYS = ("ca.crt", "node.crt", "node.key", "token")
 
 
@@ -78,13 +80,20 @@ def cache_folder():
     return os.environ.get("STEELYARD_CACHE") or os.path.join(home, "steelyard")
 
 
+def environments():
+    """Of what is installed there: a folder for each, and `now`, a link to the one that is used."""
+    return os.path.join(data_folder(), "nodes")
+
+
 def own_folder():
-    """Of the environment that is installed there."""
-    return os.path.join(data_folder(), "node")
+    """Of the environment that is used there, by its own name: what was started from it stays with it."""
+    now = os.path.join(environments(), "now")
+    before = os.path.join(data_folder(), "node")  # where an earlier release has it
+    return os.path.realpath(now) if os.path.islink(now) else before
 
 
-def own_python():
-    return os.path.join(own_folder(), "bin", "python")
+def python_of(folder):
+    return os.path.join(folder, "bin", "python")
 
 
 def alive_word():
@@ -97,12 +106,13 @@ def alive_word():
 
 def look(order):
     """Which Python there has steelyard, of which versions; {"steelyard": None} where none has."""
-    for python in (sys.executable, own_python()):
+    own = python_of(own_folder())
+    for python in (sys.executable, own):
         if python and os.path.exists(python):
             ran = subprocess.run([python, "-c", ASK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             if ran.returncode == 0:
                 found = json.loads(ran.stdout.decode().splitlines()[-1])
-                return dict(found, interpreter=python, node=state(order)["node"])
+                return dict(found, interpreter=python, ours=python == own, node=state(order)["node"])
     wheels = order.get("wheels")
     there = bool(wheels) and os.path.exists(os.path.join(wheels_folder(wheels), "whole"))
     return {"steelyard": None, "wheels": there, "python": ".".join(map(str, sys.version_info[:3]))}
@@ -146,21 +156,87 @@ def receive(order):
 
 
 def install(order):
-    """A new environment from those wheels alone: no index is asked. Nothing is left where it fails."""
-    folder, wheels = own_folder(), wheels_folder(order["wheels"])
-    shutil.rmtree(folder, ignore_errors=True)
-    offline = dict(os.environ, PIP_NO_INDEX="1", PIP_FIND_LINKS=wheels, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    """A new environment from those wheels alone, beside the one that is there: no index is asked. It is used
+    once it is whole. Where a step fails nothing of it is left, and nothing else has changed."""
+    folder = os.path.join(environments(), order["version"] + "-" + secrets.token_hex(4))
+    offline = dict(
+        os.environ, PIP_NO_INDEX="1", PIP_FIND_LINKS=wheels_folder(order["wheels"]),
+        PIP_DISABLE_PIP_VERSION_CHECK="1",
+    )  # fmt: skip
     offline.pop("PIP_INDEX_URL", None)
+    remove_unused()
     try:
         run([sys.executable, "-m", "venv", folder], offline)
         words = ["-m", "pip", "install", "--quiet", "--no-input", "steelyard==" + order["version"]]
-        run([own_python(), *words], offline)
+        run([python_of(folder), *words], offline)
         if "STEELYARD_TRL_PYTHON" not in os.environ:
-            run([own_python(), "-m", "steelyard", "engines", "install", "trl", "--ray"], offline)
+            spare_engine(python_of(folder))
+            run([python_of(folder), "-m", "steelyard", "engines", "install", "trl", "--ray"], offline)
+        use(folder)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if own_folder() != os.path.realpath(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.rmdir(environments())  # where it is the first one
         raise
+    remove_unused()
     return look(order)
+
+
+def use(folder):
+    """By a link: the scripts in an environment name its folder, so that it cannot be renamed."""
+    draft = os.path.join(environments(), "now.draft")
+    if os.path.islink(draft):
+        os.unlink(draft)
+    os.symlink(os.path.basename(folder), draft)
+    os.replace(draft, os.path.join(environments(), "now"))
+
+
+def spare_engine(python):
+    """TRL and Ray have an environment that all releases share. Raises Failed where this one would put other
+    versions there, and something runs from it."""
+    engine = os.path.join(data_folder(), "engines", "trl")
+    if not is_in_use(engine):
+        return
+    ran = subprocess.run([python, "-c", PINNED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    have = dict(map(named, glob.glob(os.path.join(engine, "lib/python3*/site-packages/*.dist-info"))))
+    for wanted in ran.stdout.decode().split():
+        name, _, version = wanted.partition("==")
+        found = have.get(normal(name), version)
+        if found.partition("+")[0] != version:
+            raise Failed("in_use", f"{name} {found}, this release wants {version}")
+
+
+def named(path):
+    """(package, version) by the folder of its metadata."""
+    name, _, version = os.path.basename(path)[: -len(".dist-info")].rpartition("-")
+    return normal(name), version
+
+
+def normal(name):
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def remove_unused():
+    """Environments that are no longer used, and those of calls that were killed; not what runs from them."""
+    names = os.listdir(environments()) if os.path.isdir(environments()) else []
+    folders = [os.path.join(environments(), name) for name in names]
+    for folder in [*folders, os.path.join(data_folder(), "node")]:
+        kept = os.path.islink(folder) or os.path.realpath(folder) == os.path.realpath(own_folder())
+        if os.path.isdir(folder) and not kept and not is_in_use(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_in_use(folder):
+    """Whether a process of this user runs a program or a library from there."""
+    wanted = {(path + "/").encode() for path in (folder, os.path.realpath(folder))}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for name in ("cmdline", "maps"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
+                held = file.read()
+                if any(path in held for path in wanted):
+                    return True
+    return False
 
 
 def run(words, environment):
