@@ -249,7 +249,8 @@ def test_the_probe_stands_alone_and_tells_no_secret(tmp_path):
     (tmp_path / "bin/said").write_text(
         "HTTP Proxy: anna:hunter2@proxy:3128\nSee git+https://anna:hunt/er2@hunter2@forge/x \n"
         '{"splunk-token": "hunter2", "a": "http://anna:\\"hunter2@b", "image": "forge/x:1@sha256:ab"}\n'
-        "--password hunter2 --api-key=hunter2 'passwd: hunter2' Authorization: Bearer hunter2\n"
+        "--password hunter2 --api-key=hunter2 'passwd: hunter2'\n"
+        "Authorization: Bearer hunter2\nSecrets:\nnext\n"
     )
     package = tmp_path / "site/own-1.dist-info/METADATA"
     package.parent.mkdir(parents=True)
@@ -290,6 +291,7 @@ def test_the_probe_stands_alone_and_tells_no_secret(tmp_path):
     }
     said = facts["commands"]["nvidia-smi"]["text"]
     assert "HTTP Proxy: proxy:3128\n" in said and '"image": "forge/x:1@sha256:ab"' in said
+    assert said.endswith("Secrets:\nnext\n")
     assert facts["requires"]["own"] == ["torch @ https://forge/torch.whl", "tokenizers==0.22.1"]
     assert facts["disks"][0]["path"] == str(tmp_path.resolve())
     examine(facts)

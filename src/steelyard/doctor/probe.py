@@ -141,8 +141,8 @@ ENVIRONMENT = (
 # The last two hold the environment of other processes.
 SECRET_NAME = r"TOKEN|PASSW|PASSPHRASE|SECRET|KEY|CREDENTIAL|JSON|RUNTIME_ENV"
 FIELD = r"(?:token(?!i)|passw(?:or)?d|passphrase|secret|api[_-]?key|authorization)[\w.-]*"
-VALUE = r"(\"[^\"]*\"?|'[^']*'?|(?:(?:Bearer|Basic)\s+)?[^\s,;&]+)"
-SECRET_FIELD = "(" + FIELD + r"[\"']?\s*[=:]\s*|--[\w-]*" + FIELD + r"\s+)" + VALUE
+VALUE = r"(\"[^\"]*\"?|'[^']*'?|(?:(?:Bearer|Basic)[ \t]+)?[^\s,;&]+)"
+SECRET_FIELD = "(" + FIELD + r"[\"']?[ \t]*[=:][ \t]*|--[\w-]*" + FIELD + r"[ \t]+)" + VALUE
 # Of the settings of SGX's quotes; the file may hold headers of requests too.
 QCNL, QCNL_KEPT = (
     "/etc/sgx_default_qcnl.conf",
@@ -209,7 +209,8 @@ class Left(Exception):
 def begun(commands):
     """Start tools, so many at once. A call of what is returned waits: {words: {"rc", "text"}} of those that
     are here. Their threads are daemons: one that hangs while it starts a tool is left behind."""
-    waiting, ended = queue.Queue(), queue.Queue()
+    waiting: queue.Queue = queue.Queue()
+    ended: queue.Queue = queue.Queue()
     started: dict = {}
     until = time.monotonic() + (len(commands) + AT_ONCE) / AT_ONCE * (TOOL_S + KILLED_S)
     for words in commands:

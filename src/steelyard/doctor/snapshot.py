@@ -176,7 +176,7 @@ class Host:
     def _droppable_bytes(self, folder: str) -> int:
         """Of the page cache of a cgroup and those below it: version 1 calls it total_inactive_file."""
         rows = dict(re.findall(r"^(\w+) (\d+)$", self.file(f"{folder}/memory.stat"), re.M))
-        return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+        return int(rows.get("total_inactive_file") or rows.get("inactive_file") or 0)
 
     @cached_property
     def cpu_quota(self) -> float | None:
