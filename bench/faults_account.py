@@ -38,24 +38,24 @@ from typing import Any
 GOAL = 0.97  # of the bound
 BEFORE_S, AFTER_S = 0.2, 5.0
 BLAMES = ("preempt", "stop", "wake", "isolate", "repair", "retire", "warn")  # a question (probe) is none
-# Of each kind: what the journal has to say, and what else it may.
-EXPECTED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "kill": ("preempt unknown", ()),
-    "freeze": ("wake node: stopped by a signal", ()),
-    "disk": ("preempt storage: prune", ()),
-    "flip": ("signal storage", ("preempt unknown", "probe")),
+# Of each kind: what the journal has to say (one of these), and what else it may.
+EXPECTED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "kill": (("preempt unknown",), ()),
+    "freeze": (("wake node: stopped by a signal",), ()),
+    "disk": (("preempt storage: prune",), ()),
+    "flip": (("signal storage",), ("preempt unknown", "probe")),
     "slow": (
-        "isolate probe failed",
+        ("isolate probe failed",),
         # repair: it was slow still when it was probed again; retire: the third time for this device
         ("signal steps", "probe", "preempt device isolated", "readmit", "repair", "retire isolated"),
     ),
-    "oom": ("preempt job: host_memory", ()),
-    "clock": ("warn node", ()),
-    "driver": ("lease", ()),
-    "cut": ("signal heartbeat", ("probe",)),
+    "oom": (("preempt job: host_memory",), ()),
+    "clock": (("warn node",), ()),
+    "driver": (("lease",), ()),
+    "cut": (("signal heartbeat",), ("probe",)),
     "node": (
-        "isolate device lost",
-        ("preempt device lost", "readmit", "signal heartbeat", "probe", "repair", "preempt node"),
+        ("isolate device lost", "preempt node"),  # whether it is found lost before it is there again
+        ("preempt device lost", "readmit", "signal heartbeat", "probe", "repair"),
     ),
 }
 LOSES = {"kill": (1, 1), "disk": (1, 1), "flip": (3, 1), "oom": (1, 1), "node": (1, 1), "slow": (0, 1)}
@@ -104,7 +104,7 @@ class Growing:
 def words_for(fault: Fault, row: dict[str, Any]) -> str | None:
     """Which of its kind's words this is; None where it is none, or of another job or device."""
     wanted, more = EXPECTED[fault.kind]
-    words = next((words for words in (wanted, *more) if row["what"].startswith(words)), None)
+    words = next((words for words in (*wanted, *more) if row["what"].startswith(words)), None)
     if words is None or (row["job"] and row["job"] != fault.job):
         return None
     ours = row["job"] or fault.device in row["devices"] or fault.kind in EVERYWHERE

@@ -194,7 +194,7 @@ def test_a_driver_that_wakes_in_the_middle_of_its_turn_takes_nothing(
 class PlayedLink:
     """Keeps what is asked."""
 
-    alive: frozenset[str] = frozenset(NODES)
+    alive: dict[str, str] = field(default_factory=lambda: dict.fromkeys(NODES, "first"))
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
     def ask(self, address, name, words, then, lost) -> None:
@@ -221,6 +221,28 @@ def test_a_beginning_that_is_lost_late_takes_nothing_from_the_next_attempt(tmp_p
     assert owner_of(tmp_path / "attempts" / "a") == "2-1"
     second_lost("lost", "the node has gone")
     assert owner_of(tmp_path / "attempts" / "a") == ""
+
+
+@pytest.mark.parametrize(
+    ("ray", "exit", "words"),
+    [
+        ("second", (137, ""), "heartbeat lost: its node was started again"),
+        ("second", (1, "KeyError"), "KeyError"),
+        ("first", (137, ""), ""),
+    ],
+)
+def test_what_ends_without_a_word_while_its_node_is_started_again_is_the_nodes(
+    tmp_path, ray, exit, words
+) -> None:
+    """Too soon for anybody to find the node lost."""
+    place = two_played(tmp_path)
+    node, folder = place.of[0], tmp_path / "attempts" / "a" / "1-1"
+    running = place.begin("a", 1, 1, {"folder": folder, "lock": folder}, ("x",), (0,), {})
+    told = {"mono": 0.0, "probes": {}}
+    node._looked(told | {"attempts": {str(folder): {"alive": True, "stopped": False, "exit": None}}})
+    place.link.alive = {NODES[0]: ray}
+    node._looked(told | {"attempts": {str(folder): {"alive": False, "stopped": False, "exit": exit}}})
+    assert running.exit() == (exit[0], words)
 
 
 def test_a_node_whose_folder_is_mounted_later_is_asked_again(tmp_path) -> None:

@@ -30,7 +30,7 @@ class Link:
     inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
     asked: dict[int, tuple[Then, Lost]] = field(default_factory=dict)
     number: int = 0
-    alive: frozenset[str] | None = None  # addresses, as Ray has them; None: it has not said yet
+    alive: dict[str, str] | None = None  # address -> Ray's id of the node there; None: it has not said yet
     heard_s: float = field(default_factory=time.monotonic)
 
     def begin(self) -> None:
@@ -71,7 +71,7 @@ class Link:
         self.heard_s = time.monotonic()
         kind, number, body = said
         if kind == b"n":
-            self.alive = frozenset(json.loads(body))
+            self.alive = json.loads(body)
         elif kind == b"x":
             raise no_cluster(self.process.head, json.loads(body).get("why", ""))
         else:

@@ -22,6 +22,7 @@ from ....errors import Lacking, Where
 from ....trust import address_of
 from ...deciding import Decision, DeviceLost, Event, Signal
 from ...through_ray import WHERE, differs, ray_process
+from ..attempt import KILLED
 from ..jobs_file import JobsFile
 from ..journal import JOURNAL, LOCK, taken_over
 from .attempt import OWNER, FarAttempt, claim, own, owner_of
@@ -52,6 +53,7 @@ class FarNode:
     lost: bool = False
     apart: bool = False  # it was left out of jobs that had begun: it shares no folder, or runs other code
     signalled: bool = False
+    ray: str = ""  # its id in Ray, when it told of attempts last
     attempts: dict[str, FarAttempt] = field(default_factory=dict)  # that it says something of, by folder
     probes: dict[int, Any] = field(default_factory=dict)  # answers; ... while there is none
 
@@ -95,7 +97,10 @@ class FarNode:
         ahead_s, passed_s = now_s - told["mono"], now_s - self.moved_s
         drifted_s = ahead_s if self.ahead_s is None else self.ahead_s + DRIFT * passed_s
         self.ahead_s, self.moved_s = min(drifted_s, ahead_s), now_s
+        before, self.ray = self.ray, (self.link.alive or {}).get(self.address, "")
         for folder, state in told["attempts"].items():
+            if before not in ("", self.ray) and state["exit"] == (KILLED, ""):  # nobody noted that end
+                state |= {"exit": (KILLED, "heartbeat lost: its node was started again")}
             if folder in self.attempts:
                 self.attempts[folder].told = state | {"asked_s": self.asked_s}
                 if not state["alive"]:

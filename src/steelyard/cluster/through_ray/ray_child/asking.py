@@ -1,7 +1,7 @@
 """What the parent asks of single nodes, each answered by a process there; and which nodes are alive.
 
-Frames from the parent: c, f as in `mapping`; i: ADDRESS, a zero byte, what is asked. To it: n (the addresses
-that are alive, every second), a (an answer), e (what was raised there), l (no answer comes, and why).
+Frames from the parent: c, f as in `mapping`; i: ADDRESS, a zero byte, what is asked. To it: n (address ->
+node of those that are alive, every second), a (an answer), e (what was raised there), l (no answer comes, and why).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Asking:
         for place in list(self.there.values()):
             if self.alive.get(place.address) != place.node:
                 self.lose(place, "the node has gone")
-        self.tell(b"n", 0, json.dumps(sorted(self.alive)).encode())
+        self.tell(b"n", 0, json.dumps(self.alive).encode())
 
     def frame(self, kind: bytes, number: int, body: bytes) -> None:
         if kind == b"i":
