@@ -93,10 +93,10 @@ def of(p: Any, request: Request, devices: Any) -> list[tuple[str, str]]:
     made = []
     pairs = [(t, training_target(t)) for t in planned_training(p, request, devices)]
     services = [exported_service(p, request, devices, engine) for engine in ("auto", "sglang")]
-    pairs += [(s, service_target(s)) for s in services if s]
-    for asked, target in pairs:
+    parts = [("train", *pair) for pair in pairs] + [("serve", s, service_target(s)) for s in services if s]
+    for place, asked, target in parts:
         if target is not None:
-            job = job_of(Path("/srv/plan"), "serve", asked, target, devices, IMAGE, "research")
+            job = job_of(Path("/srv/plan"), place, asked, target, devices, IMAGE, "research")
             made += [pair for one in scheduled(job) for pair in one.files.items()]
     return made
 
