@@ -307,7 +307,8 @@ def demonstrated(root: Path, steps: int | None) -> dict[str, Any]:
         rows[name] = {
             "exit": done.returncode, "seconds": time.monotonic() - begun, "scores": document.get("scores"),
             "gate": (document.get("gate") or {}).get("verdict") == "passed",
-            "hosts": done.stderr.count("train.hosts"),
+            # `up` keeps that line to its log.
+            "hosts": (root / "home0" / f"demo-{name}" / "log.jsonl").read_text().count('"train.hosts"'),
             "hashes": {step["step"]: step["hash"] for step in document["steps"] if step.get("hash")},
         }  # fmt: skip
     steelyard(root, "cluster", "down", path)
