@@ -132,7 +132,8 @@ def test_what_was_made_for_a_reader_who_left_is_paid_for(folder):
 
 @pytest.mark.parametrize(("end", "paid"), [("left", 9), ("usage", 4), ("none", 9), ("lost", 0)])
 def test_vectors_of_a_joined_server_are_paid_for_whoever_leaves(folder, end, paid):
-    async def vectors(body, model, salt):
+    async def vectors(body, model, salt, asks):
+        asks()
         if end == "left":
             await asyncio.Event().wait()
         if end == "lost":
