@@ -1,7 +1,7 @@
 """What the parent asks of single nodes, each answered by a process there; and which nodes are alive.
 
-Frames from the parent: c, f as in `mapping`; i: ADDRESS, a zero byte, what is asked. To it: n (address -> node
-of those that are alive, every second), a (an answer), e (what was raised there), l (no answer comes, why).
+Frames from the parent: c, f as in `mapping`; i: ADDRESS, a zero byte, what is asked. To it: n (address ->
+node of those that are alive, every second), a (an answer), e (what was raised there), l (none comes, why).
 """
 
 from __future__ import annotations
