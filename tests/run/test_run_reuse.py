@@ -24,6 +24,8 @@ def test_a_change_of_source_makes_its_steps_anew(make_job, tmp_path):
     job = replace(job, env={**job.env, "PYTHONPATH": f"{source}{os.pathsep}{job.env.get('PYTHONPATH', '')}"})
     assert states(job.up("--until", "gate"))["gate"] == "done"
     changed(source / "steelyard" / "cli" / "app.py")  # no step runs through it
+    again = states(job.up("--until", "gate"))
+    assert [again[s] for s in ("clean", "train", "compress", "gate")] == ["reused"] * 4
     changed(source / "steelyard" / "gate" / "verdict.py")
     after = states(job.up("--until", "gate"))
     assert [after[s] for s in ("clean", "train", "compress", "gate")] == ["reused"] * 3 + ["done"]
